@@ -1,0 +1,40 @@
+"""gradxform: deep-learning optimizers for JAX, composed from small rules."""
+
+from gradxform.arithmetic import abs_squared, debias, ema_of, safe_divide, safe_sqrt, slot_like
+from gradxform.chain import chain, identity, named_chain
+from gradxform.describe import Description, describe
+from gradxform.hyperparams import (
+    Hyperparam,
+    Scalar,
+    Schedule,
+    fraction,
+    get_hyperparams,
+    nonnegative,
+    positive,
+    set_hyperparams,
+    tunable,
+    unit,
+)
+from gradxform.optimizers.adaptive import adadelta, adagrad, adam, rmsprop
+from gradxform.optimizers.gradient_descent import sgd
+from gradxform.primitives.algebra import ratio, root, square
+from gradxform.primitives.clipping import clip, clip_by_global_norm
+from gradxform.primitives.decay import add_decayed_weights
+from gradxform.primitives.moments import (
+    accumulate_squares,
+    ema,
+    scale_by_adadelta,
+    scale_by_adam,
+    scale_by_rms,
+    scale_by_rss,
+    scale_by_stddev,
+)
+from gradxform.primitives.momentum import trace
+from gradxform.primitives.noise import add_noise
+from gradxform.primitives.scaling import scale, scale_by_learning_rate, scale_by_schedule
+from gradxform.rule import LiftState, Rule, Step, lift
+from gradxform.schedules import constant_schedule, cosine_decay_schedule, linear_schedule
+from gradxform.transformation import GradientTransformation, Params, State, Updates, apply_updates
+from gradxform.trees import PyTree
+
+__version__ = "0.1.0"

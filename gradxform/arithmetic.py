@@ -1,0 +1,99 @@
+"""The arithmetic that all rules share: which dtype to compute in, and functions safe at zero."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradxform.hyperparams import Scalar
+
+__all__ = [
+    "abs_squared",
+    "compute_dtype",
+    "debias",
+    "ema_of",
+    "safe_divide",
+    "safe_sqrt",
+    "slot_like",
+]
+
+
+def compute_dtype(*dtypes: Any) -> Any:
+    """The dtype to compute in: what the inputs promote to, and at least float32."""
+    return jnp.promote_types(jnp.result_type(*dtypes), jnp.float32)
+
+
+def real_dtype(dtype: Any) -> Any:
+    """The dtype of the real part."""
+    return jnp.finfo(dtype).dtype
+
+
+def slot_like(param: Any, fill: Scalar = 0.0, *, dtype: Any = None, real: bool = False) -> jax.Array:
+    """A slot of the parameter's shape and sharding.
+
+    Args:
+      param: the parameter, or its shape and dtype.
+      fill: the value of every element.
+      dtype: the dtype to keep the slot in; by default the parameter's, and
+        float32 for those below it.
+      real: whether the slot holds real numbers even where the parameter is
+        complex, as sums of squares do.
+
+    Returns:
+      The array.
+
+    Example:
+      >>> import gradxform as gx
+      >>> import jax.numpy as jnp
+      >>> gx.slot_like(jnp.ones(2, jnp.bfloat16)).dtype
+      dtype('float32')
+    """
+    if dtype is None:
+        dtype = compute_dtype(jnp.result_type(param))
+        dtype = real_dtype(dtype) if real else dtype
+    if not hasattr(param, "dtype"):
+        return jnp.full(jnp.shape(param), fill, dtype)
+    return jnp.full_like(param, fill, dtype=dtype)
+
+
+def abs_squared(x: jax.Array) -> jax.Array:
+    """:math:`|x|^2`, real for complex `x`, and with a gradient of 0 at 0."""
+    return (x * x.conj()).real if jnp.iscomplexobj(x) else x * x
+
+
+@jax.custom_jvp
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    r""":math:`\sqrt{x}` whose derivative at 0 is 0 instead of infinity.
+
+    A gradient through an optimizer's update (a meta-gradient) stays finite
+    where all gradients were zero.
+    """
+    return jnp.sqrt(x)
+
+
+@safe_sqrt.defjvp
+def _safe_sqrt_jvp(primals: Any, tangents: Any) -> Any:
+    root = safe_sqrt(primals[0])
+    return root, safe_divide(tangents[0], 2 * root)
+
+
+def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """The quotient, and the numerator itself where the denominator is 0.
+
+    There both are 0 in every rule that uses it: a coordinate never touched.
+    """
+    return numerator / jnp.where(denominator == 0, 1, denominator)
+
+
+def ema_of(average: jax.Array, value: jax.Array, decay: Scalar) -> jax.Array:
+    r"""One step of an exponential moving average: :math:`\beta a + (1 - \beta) x`."""
+    return decay * average + (1 - decay) * value
+
+
+def debias(average: jax.Array, decay: Scalar, t: Scalar) -> jax.Array:
+    r"""The moving average without its bias to zero after `t` steps: :math:`a / (1 - \beta^t)`."""
+    if isinstance(decay, float | int):
+        # 1 - 0.999**t loses three digits in float32; the logarithm of the Python number does not.
+        return average / -jnp.expm1(t * (math.log(decay) if decay else -math.inf))
+    return average / (1 - decay**t)

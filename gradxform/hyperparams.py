@@ -1,0 +1,349 @@
+"""Hyperparameters: constants, schedules and tunables, resolved once a step.
+
+A hyperparameter may be given as
+
+- a Python number: it is compiled into the program;
+- an array: it is an input of the program (a tracer will do);
+- a schedule, ``count -> value``, where the count starts at 0;
+- `tunable(value)`: it lives in the state, where it can be read and set.
+"""
+
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
+
+from gradxform.trees import PyTree
+
+Scalar: TypeAlias = float | jax.Array
+Schedule: TypeAlias = Callable[[Any], Any]
+
+__all__ = [
+    "Checked",
+    "Hyperparam",
+    "Scalar",
+    "Schedule",
+    "Tunable",
+    "fraction",
+    "get_hyperparams",
+    "nonnegative",
+    "positive",
+    "set_hyperparams",
+    "tunable",
+    "unit",
+]
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """A hyperparameter that lives in the state; made by `tunable`."""
+
+    value: Any
+
+    def __repr__(self) -> str:
+        return f"tunable({show(self.value)})"
+
+
+def tunable(value: Scalar) -> Tunable:
+    """Let a hyperparameter live in the state instead of in the compiled program.
+
+    It is read by `get_hyperparams`, set between steps by `set_hyperparams`
+    without recompiling, and can differ along a `jax.vmap` axis.
+
+    Args:
+      value: the value that `init` puts into the state; a number or an array
+        that broadcasts with every leaf.
+
+    Returns:
+      What to pass in the hyperparameter's place.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.sgd(gx.tunable(0.1))
+      >>> state = gx.set_hyperparams(tx.init([1.0]), learning_rate=0.5)
+      >>> tx.update([1.0], state)[0][0].item()
+      -0.5
+    """
+    return Tunable(value)
+
+
+Hyperparam: TypeAlias = Scalar | Schedule | Tunable
+"""A number, an array, a schedule ``count -> value``, or `tunable(value)`."""
+
+
+class Checked(NamedTuple):
+    """A hyperparameter with the values it may take; the rule that holds it checks it when built."""
+
+    value: Any
+    allowed: str
+    contains: Callable[[Any], bool]
+
+
+def fraction(value: Hyperparam) -> Checked:
+    """Declare a hyperparameter that must lie in [0, 1), such as a decay with bias correction."""
+    return Checked(value, "in [0, 1)", lambda x: 0 <= x < 1)
+
+
+def unit(value: Hyperparam) -> Checked:
+    """Declare a hyperparameter that must lie in [0, 1]."""
+    return Checked(value, "in [0, 1]", lambda x: 0 <= x <= 1)
+
+
+def nonnegative(value: Hyperparam) -> Checked:
+    """Declare a hyperparameter that must be at least 0."""
+    return Checked(value, "at least 0", lambda x: x >= 0)
+
+
+def positive(value: Hyperparam) -> Checked:
+    """Declare a hyperparameter that must be above 0."""
+    return Checked(value, "above 0", lambda x: x > 0)
+
+
+def check(who: str, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain hyperparameters of a rule, each of a known kind and within its bounds.
+
+    Raises:
+      TypeError, ValueError: naming the rule, the hyperparameter and the value.
+    """
+    plain: dict[str, Any] = {}
+    for name, value in hyperparams.items():
+        allowed, contains = "a number", lambda x: x == x
+        if isinstance(value, Checked):
+            value, allowed, contains = value
+        if isinstance(value, np.generic):
+            value = value.item()
+        inner = value.value if isinstance(value, Tunable) else value
+        if not (
+            (isinstance(inner, numbers.Number) and not isinstance(inner, bool))
+            or isinstance(inner, jax.Array | np.ndarray)
+            or (callable(inner) and inner is value)
+        ):
+            raise TypeError(
+                f"{who}: {name} must be a number, an array, a schedule (count -> value) or "
+                f"tunable(value), got {value!r}"
+            )
+        if isinstance(inner, numbers.Number) and not contains(inner):
+            raise ValueError(f"{who}: {name} must be {allowed}, got {inner!r}")
+        plain[name] = value
+    return plain
+
+
+class Resolver:
+    """The hyperparameters of several rules: which are compiled in, which change, and their values.
+
+    Every hyperparameter that is not a compiled-in constant goes by one name in
+    the state: its own, or ``rule.name`` where two rules of a chain share it.
+
+    Args:
+      owners: name and hyperparameters of each rule.
+    """
+
+    def __init__(self, owners: list[tuple[str, Mapping[str, Any]]]) -> None:
+        self.names = distinct_names(owners)
+        self.constants: list[dict[str, Any]] = []
+        self.arrays: dict[str, Any] = {}
+        self._schedules: dict[str, Schedule] = {}
+        self._tunables: dict[str, Any] = {}
+        for (_, hyperparams), names in zip(owners, self.names, strict=True):
+            constants = {}
+            for local, value in hyperparams.items():
+                if isinstance(value, Tunable):
+                    self._tunables[names[local]] = value.value
+                elif isinstance(value, jax.Array | np.ndarray):
+                    self.arrays[names[local]] = value
+                elif callable(value):
+                    self._schedules[names[local]] = value
+                else:
+                    constants[local] = value
+            self.constants.append(constants)
+        # One compiled call, so that an un-jitted update pays for one dispatch, not for every operation.
+        self._advance = jax.jit(self._next)
+
+    def init(self) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """The tunables' values and the schedules' first ones, as they stand in the state."""
+        tunables = {name: _as_array(value) for name, value in self._tunables.items()}
+        return tunables, self._next(jnp.zeros((), jnp.int32))[1]
+
+    def advance(self, count: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The next count, saturated, and the schedules' values at this one."""
+        result: tuple[jax.Array, dict[str, jax.Array]] = self._advance(count)
+        return result
+
+    def _next(self, count: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        scheduled = {name: _as_array(schedule(count)) for name, schedule in self._schedules.items()}
+        return jnp.where(count < jnp.iinfo(count.dtype).max, count + 1, count), scheduled
+
+
+def _as_array(value: Any) -> jax.Array:
+    if isinstance(value, jax.Array) and not value.weak_type:
+        return value
+    if jnp.issubdtype(jnp.result_type(value), jnp.integer) and jnp.ndim(value) == 0:
+        value = jnp.asarray(value, dtype=float)
+    # An explicit dtype makes it strongly typed, so that the state is the same type at every step.
+    return jnp.asarray(value, dtype=jnp.result_type(value))
+
+
+def distinct_names(owners: list[tuple[str, Mapping[str, Any]]]) -> list[dict[str, str]]:
+    """For each owner, its own name of a hyperparameter -> a name that no other owner uses."""
+    plain = [local for _, hyperparams in owners for local in hyperparams]
+    qualified = [f"{name}.{local}" for name, hyperparams in owners for local in hyperparams]
+
+    def distinct(index: int, name: str, local: str) -> str:
+        if plain.count(local) == 1:
+            return local
+        if qualified.count(f"{name}.{local}") == 1:
+            return f"{name}.{local}"
+        return f"{name}_{index}.{local}"
+
+    return [
+        {local: distinct(index, name, local) for local in hyperparams}
+        for index, (name, hyperparams) in enumerate(owners)
+    ]
+
+
+def _holders(state: PyTree) -> list[tuple[str, Any]]:
+    """The states within `state` that hold hyperparameters, each with its path."""
+
+    def holds(node: Any) -> bool:
+        return isinstance(getattr(node, "tunables", None), dict) or isinstance(
+            getattr(node, "hyperparams", None), dict
+        )
+
+    with_path, _ = tree_flatten_with_path(state, is_leaf=holds)
+    return [(keystr(path), node) for path, node in with_path if holds(node)]
+
+
+def _values(node: Any) -> dict[str, Any]:
+    # `hyperparams` is where other libraries' injected hyperparameters stand.
+    if hasattr(node, "tunables"):
+        return {**node.tunables, **node.scheduled}
+    return dict(node.hyperparams)
+
+
+def _public_names(holders: list[tuple[str, Any]]) -> list[dict[str, str]]:
+    """For each holder, hyperparameter name -> the name it goes by in the whole state."""
+    every = [name for _, node in holders for name in _values(node)]
+    return [
+        {name: name if every.count(name) == 1 else f"{path}.{name}" for name in _values(node)}
+        for path, node in holders
+    ]
+
+
+def get_hyperparams(state: PyTree, tx: Any = None) -> dict[str, Any]:
+    """The current value of every hyperparameter that is not a constant.
+
+    Args:
+      state: the state of any transformation, Optax's injected ones included.
+      tx: the transformation; given, its constants are in the result too.
+
+    Returns:
+      Name to value. A scheduled value is the one that the last update used
+      (before the first, the one it will use). Where two parts of a chain share
+      a name, it is preceded by where it stands in the state.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.adam(lambda count: 0.1 / (count + 1))
+      >>> float(gx.get_hyperparams(tx.init([1.0]))["learning_rate"])
+      0.10000000149011612
+      >>> gx.get_hyperparams(tx.init([1.0]), tx)["b2"]
+      0.999
+    """
+    holders = _holders(state)
+    found = {
+        public[name]: value
+        for (_, node), public in zip(holders, _public_names(holders), strict=True)
+        for name, value in _values(node).items()
+    }
+    for name, value in getattr(tx, "constants", dict)().items():
+        found.setdefault(name, value)
+    return found
+
+
+def set_hyperparams(state: PyTree, /, **values: Scalar) -> PyTree:
+    """A state with other values of its tunables; nothing is recompiled.
+
+    Args:
+      state: the state of a transformation.
+      **values: the tunables' new values by name, as `get_hyperparams` calls
+        them. A value keeps the old one's dtype.
+
+    Returns:
+      The new state; `state` is left as it was.
+
+    Raises:
+      KeyError: no hyperparameter of that name; the message lists those there are.
+      ValueError: the hyperparameter follows a schedule, or the shape changes.
+
+    Example:
+      >>> import gradxform as gx
+      >>> state = gx.sgd(gx.tunable(0.1)).init([1.0])
+      >>> gx.get_hyperparams(gx.set_hyperparams(state, learning_rate=0.25))["learning_rate"].item()
+      0.25
+    """
+    holders = _holders(state)
+    public_names = _public_names(holders)
+    known = [public for names in public_names for public in names.values()]
+    for name in values:
+        if name not in known:
+            raise KeyError(
+                f"set_hyperparams: no hyperparameter {name!r} in this state; it has "
+                f"{', '.join(known) or 'none'}. Constants are compiled in: "
+                f"pass tunable(value) to be able to set it."
+            )
+
+    def replace(node: Any, names: dict[str, str]) -> Any:
+        if hasattr(node, "tunables"):
+            return node._replace(tunables=_set(node.tunables, node.scheduled, names, values))
+        return node._replace(hyperparams=_set(node.hyperparams, {}, names, values))
+
+    replaced = iter([replace(node, names) for (_, node), names in zip(holders, public_names, strict=True)])
+    held = {id(node) for _, node in holders}
+    return jax.tree.map(
+        lambda leaf: next(replaced) if id(leaf) in held else leaf,
+        state,
+        is_leaf=lambda node: id(node) in held,
+    )
+
+
+def _set(
+    tunables: dict[str, Any], scheduled: dict[str, Any], names: dict[str, str], values: dict[str, Any]
+) -> dict[str, Any]:
+    for name in scheduled:
+        if names[name] in values:
+            raise ValueError(
+                f"set_hyperparams: {names[name]} follows a schedule, which would overwrite the value "
+                "at the next step; pass tunable(value) in the schedule's place to set it by hand."
+            )
+
+    def new(name: str, old: Any) -> Any:
+        if names[name] not in values:
+            return old
+        value = jnp.asarray(values[names[name]], dtype=jnp.result_type(old))
+        if value.shape != jnp.shape(old):
+            raise ValueError(
+                f"set_hyperparams: {names[name]} has shape {jnp.shape(old)}, got {value.shape}; "
+                "the state must keep its shapes."
+            )
+        return value
+
+    return {name: new(name, old) for name, old in tunables.items()}
+
+
+def show(value: Any) -> str:
+    """A value as one would write it in code, short."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:g}"
+    if isinstance(value, jax.core.Tracer):
+        return f"<traced {value.dtype}{list(value.shape)}>"
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"{value:g}" if value.ndim == 0 and value.dtype.kind == "f" else f"array{list(value.shape)}"
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__name__).split(".")[0]
+    return repr(value)

@@ -1,0 +1,1 @@
+"""Optimizers: each its paper's equation as a chain of primitives."""

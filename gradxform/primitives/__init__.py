@@ -1,0 +1,1 @@
+"""Rules that optimizers are made of."""

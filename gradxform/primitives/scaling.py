@@ -1,0 +1,82 @@
+"""Rules that multiply the gradient by a number."""
+
+from typing import Any
+
+from gradxform.hyperparams import Hyperparam, Schedule, Tunable
+from gradxform.rule import Lift, Rule, Slots, Step, lift
+
+__all__ = ["scale", "scale_by_learning_rate", "scale_by_schedule"]
+
+
+def scale(step_size: Hyperparam) -> Lift:
+    r"""Multiply by a number: :math:`u = s g`.
+
+    Args:
+      step_size: the factor :math:`s`.
+
+    Returns:
+      A `GradientTransformation` without slots.
+
+    Raises:
+      TypeError, ValueError: `step_size` is not a number.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.scale(-0.5)
+      >>> tx.update([2.0], tx.init([0.0]))[0][0].item()
+      -1.0
+    """
+
+    def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
+        return step.step_size * grad, slots
+
+    return lift(Rule("scale", update, hyperparams={"step_size": step_size}, equation="u = step_size · g"))
+
+
+def scale_by_learning_rate(learning_rate: Hyperparam, *, flip_sign: bool = True) -> Lift:
+    r"""Multiply by the learning rate and turn downhill: :math:`u = -\alpha g`.
+
+    Args:
+      learning_rate: :math:`\alpha`.
+      flip_sign: whether to go downhill; without, :math:`u = \alpha g`.
+
+    Returns:
+      A `GradientTransformation` without slots.
+
+    Raises:
+      TypeError, ValueError: `learning_rate` is not a number, schedule or tunable.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.scale_by_learning_rate(0.5)
+      >>> tx.update([2.0], tx.init([0.0]))[0][0].item()
+      -1.0
+    """
+    sign = -1 if flip_sign else 1
+
+    def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
+        return sign * step.learning_rate * grad, slots
+
+    equation = f"u = {'−' if flip_sign else ''}learning_rate · g"
+    hyperparams = {"learning_rate": learning_rate}
+    return lift(Rule("scale_by_learning_rate", update, hyperparams=hyperparams, equation=equation))
+
+
+def scale_by_schedule(step_size_fn: Schedule | Tunable) -> Lift:
+    r"""Multiply by a number that changes over the steps: :math:`u = s(t) g`.
+
+    Args:
+      step_size_fn: count -> factor; the count starts at 0.
+
+    Returns:
+      A `GradientTransformation` without slots; the factor in force stands in
+      its state as ``step_size``.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.scale_by_schedule(lambda count: 1.0 / (count + 1))
+      >>> _, state = tx.update([2.0], tx.init([0.0]))
+      >>> tx.update([2.0], state)[0][0].item()
+      1.0
+    """
+    return scale(step_size_fn)

@@ -1,0 +1,396 @@
+"""Rules: an update equation for one array; and `lift`, which applies rules to whole pytrees."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradxform.arithmetic import compute_dtype, real_dtype
+from gradxform.hyperparams import Hyperparam, Resolver, check
+from gradxform.transformation import GradientTransformation, Params, Updates
+from gradxform.trees import PyTree, broadcast_prefix, check_inexact, flatten, flatten_like, paths
+
+Slots: TypeAlias = Any
+"""What a rule remembers for one array: a ``NamedTuple`` of arrays, or ``()``."""
+
+Mask: TypeAlias = PyTree | Callable[[Params], PyTree]
+
+__all__ = ["Lift", "LiftState", "Mask", "Rule", "Slots", "Step", "lift"]
+
+
+class Step:
+    """What a rule may know of the step besides its array.
+
+    The rule's hyperparameters are attributes under their own names: Python
+    numbers where they are constants, otherwise scalars of the dtype that the
+    rule computes in.
+
+    Attributes:
+      count: steps taken before this one, int32.
+      t: the number of this step, counted from 1, in the dtype computed in.
+      total: the sum over all leaves of the rule's `total`.
+      key: a random key of this rule, leaf and step, if the rule is random.
+    """
+
+    count: Any
+    t: Any
+    total: Any
+    key: Any
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the rule has no hyperparameter {name!r}; it has {sorted(self.__dict__)}")
+
+
+def _no_slots(param: Any) -> Slots:
+    return ()
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """An update equation for one array, and nothing about trees, dtypes or devices.
+
+    Attributes:
+      name: what errors and `describe` call it.
+      update: ``update(grad, slots, param, step) -> (update, slots)``, on one
+        array. Arrays come in float32 or wider; the slots go back into the
+        dtypes that `init` gave them.
+      init: ``init(param) -> slots``: a ``NamedTuple`` of arrays, or ``()``.
+      hyperparams: name to constant, array, schedule or tunable, best wrapped
+        in `fraction`, `unit`, `nonnegative` or `positive` to bound it.
+      equation: the update in one line, for `describe`.
+      scope: ``"element"`` if each element of the update depends only on the
+        same element of the inputs, ``"array"`` if it needs the whole array.
+      needs_params: whether `update` reads `param`.
+      total: a number taken of each gradient leaf; its sum over all leaves is
+        known to `update` as ``step.total`` (a global norm, say).
+      random: whether `update` draws from ``step.key``; then `hyperparams`
+        has a ``key``.
+      mask: which leaves the rule applies to: a tree of booleans, a prefix of
+        one, or a function from the parameters to such a tree.
+
+    Raises:
+      TypeError, ValueError: a hyperparameter is of no known kind or out of its
+        bounds; the message names rule, hyperparameter and value.
+
+    Example:
+      >>> import gradxform as gx
+      >>> sign = gx.Rule("sign", lambda grad, slots, param, step: (grad / abs(grad), slots))
+      >>> tx = gx.chain(gx.lift(sign), gx.scale(-0.1))
+      >>> tx.update([2.0], tx.init([1.0]))[0][0].item()
+      -0.10000000149011612
+    """
+
+    name: str
+    update: Callable[[Any, Any, Any, Any], tuple[Any, Slots]]
+    init: Callable[[Any], Slots] = _no_slots
+    hyperparams: Mapping[str, Hyperparam | Any] = field(default_factory=dict)
+    equation: str = ""
+    scope: Literal["element", "array"] = "element"
+    needs_params: bool = False
+    total: Callable[[Any], Any] | None = None
+    random: bool = False
+    mask: Mask | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hyperparams", check(self.name, self.hyperparams))
+
+
+class LiftState(NamedTuple):
+    """The state of a lift.
+
+    Attributes:
+      count: steps taken, int32; at its maximum it stays there.
+      tunables: the current value of each `tunable` by name.
+      scheduled: the value of each schedule at the last step by name.
+      slots: for each rule its slots, each field a tree like the parameters.
+    """
+
+    count: jax.Array
+    tunables: dict[str, jax.Array]
+    scheduled: dict[str, jax.Array]
+    slots: tuple[Slots, ...]
+
+
+class Lift(GradientTransformation):
+    """Rules applied to every leaf of a pytree; made by `lift`.
+
+    Attributes:
+      rules: the rules, in order.
+    """
+
+    rules: tuple[Rule, ...]
+
+    def __new__(cls, rules: tuple[Rule, ...]) -> "Lift":
+        walk = _Walk(rules)
+        self = super().__new__(cls, walk.init, walk.update)
+        self.rules = rules
+        return self
+
+    def constants(self) -> dict[str, Any]:
+        """The hyperparameters that are compiled in, by the names that the state would use."""
+        resolver = Resolver([(rule.name, rule.hyperparams) for rule in self.rules])
+        constants = {
+            names[local]: value
+            for names, constants in zip(resolver.names, resolver.constants, strict=True)
+            for local, value in constants.items()
+        }
+        return {**constants, **resolver.arrays}
+
+
+def lift(*rules: Rule) -> Lift:
+    """Apply rules, one after the other, to every leaf of a pytree.
+
+    The tree is walked once for all of them, and each distinct shape and dtype
+    among its leaves is traced once, however many leaves share it.
+
+    Args:
+      *rules: the rules, in the order in which the gradient goes through them.
+
+    Returns:
+      A `GradientTransformation`. Its `update` raises `TypeError` for leaves
+      that are not floating-point or complex, and `ValueError` where trees or
+      shapes disagree, naming the leaf.
+
+    Example:
+      >>> import gradxform as gx
+      >>> double = gx.Rule("double", lambda grad, slots, param, step: (2 * grad, slots))
+      >>> tx = gx.lift(double, double)
+      >>> tx.update({"w": 1.0}, tx.init({"w": 0.0}))[0]["w"].item()
+      4.0
+    """
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise TypeError(f"lift takes rules, got {rule!r}; transformations are composed with chain")
+    return Lift(rules)
+
+
+class _Walk:
+    """The one place that walks a pytree for rules."""
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self.rules = rules
+        self.who = " + ".join(rule.name for rule in rules) or "identity"
+        self.resolver = Resolver([(rule.name, rule.hyperparams) for rule in rules])
+        # A rule with a total over the tree has to wait until the rules before it are done with every leaf.
+        starts = [i for i, rule in enumerate(rules) if i == 0 or rule.total is not None]
+        spans = [slice(i, j) for i, j in pairwise([*starts, len(rules)])]
+        self.runs = [_Run(span, rules[span], self.resolver) for span in spans]
+
+    def init(self, params: Params) -> LiftState:
+        leaves, treedef = flatten(params)
+        for index, leaf in enumerate(leaves):
+            if leaf is not None:
+                check_inexact(leaf, params, index, root="params", who=self.who)
+
+        def slots(rule: Rule, mask: list[bool]) -> Slots:
+            entries = [
+                rule.init(leaf) if on and leaf is not None else None
+                for leaf, on in zip(leaves, mask, strict=True)
+            ]
+            kind: Slots = next((entry for entry in entries if entry is not None), ())
+            absent = [None] * len(kind)
+            columns = zip(*(absent if entry is None else entry for entry in entries), strict=True)
+            return _refill(kind, map(treedef.unflatten, columns))
+
+        masks = self.masks(params, len(leaves))
+        tunables, scheduled = self.resolver.init()
+        return LiftState(jnp.zeros((), jnp.int32), tunables, scheduled, tuple(map(slots, self.rules, masks)))
+
+    def update(
+        self, grads: Updates, state: LiftState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, LiftState]:
+        leaves, treedef = flatten(grads)
+        if not isinstance(state, LiftState) or len(state.slots) != len(self.rules):
+            raise ValueError(
+                f"{self.who}: the state is not one that its init made (got {type(state).__name__}). "
+                "Call init of the same transformation, and pass on the state of the last update."
+            )
+
+        def align(tree: PyTree, root: str) -> list[Any]:
+            return flatten_like(treedef, grads, tree, root=root, like="grads", who=self.who)
+
+        originals = [None] * len(leaves) if params is None else align(params, "params")
+        self.check_leaves(grads, leaves, params is None, originals)
+        masks = self.masks(grads if params is None else params, len(leaves))
+        columns = [
+            [align(column, f"the slots of {rule.name}") for column in slots]
+            for rule, slots in zip(self.rules, state.slots, strict=True)
+        ]
+        # rows[i][r]: what rule r remembers of leaf i
+        rows = [
+            [
+                _refill(slots, (column[i] for column in of_rule))
+                for slots, of_rule in zip(state.slots, columns, strict=True)
+            ]
+            for i in range(len(leaves))
+        ]
+        count, scheduled = self.resolver.advance(state.count)
+        values = {**self.resolver.arrays, **state.tunables, **scheduled, "count": state.count}
+        dtypes = [
+            None if grad is None else jnp.result_type(grad if param is None else param)
+            for grad, param in zip(leaves, originals, strict=True)
+        ]
+        for run in self.runs:
+            applies = list(zip(*masks[run.span], strict=True))
+            total = run.total(leaves, applies)
+            for i, grad in enumerate(leaves):
+                if grad is None:
+                    continue
+                # Only the last run narrows the update to the parameter's dtype.
+                leaf = run.leaf(applies[i], dtypes[i] if run is self.runs[-1] else None)
+                inputs = {**values, **total, **run.position(i)}
+                try:
+                    leaves[i], rows[i][run.span] = leaf(grad, rows[i][run.span], originals[i], inputs)
+                except Exception as error:
+                    error.add_note(f"while {self.who} updated {paths(grads, 'params')[i]}")
+                    raise
+        slots = tuple(
+            _refill(old, map(treedef.unflatten, zip(*(row[r] for row in rows), strict=True)))
+            for r, old in enumerate(state.slots)
+        )
+        return treedef.unflatten(leaves), LiftState(count, state.tunables, scheduled, slots)
+
+    def masks(self, params: Params, leaves: int) -> list[list[bool]]:
+        """For each rule, whether it applies to each leaf."""
+        return [
+            [True] * leaves if rule.mask is None else _mask(rule.mask, params, rule.name)
+            for rule in self.rules
+        ]
+
+    def check_leaves(
+        self, grads: Updates, leaves: list[Any], without_params: bool, originals: list[Any]
+    ) -> None:
+        if without_params:
+            for rule in self.rules:
+                if rule.needs_params:
+                    raise ValueError(f"{rule.name} needs the parameters: call update(grads, state, params)")
+        for index, (grad, param) in enumerate(zip(leaves, originals, strict=True)):
+            if grad is None:
+                continue
+            check_inexact(grad, grads, index, root="grads", who=self.who)
+            if param is not None and np.shape(grad) != np.shape(param):
+                raise ValueError(
+                    f"{self.who}: {paths(grads, 'grads')[index]} has shape {np.shape(grad)}, "
+                    f"its parameter has shape {np.shape(param)}. Pass the parameters that the "
+                    "gradients were taken with respect to."
+                )
+
+
+class _Run:
+    """Rules that go over the leaves together: at most the first of them needs a total over the tree."""
+
+    def __init__(self, span: slice, rules: tuple[Rule, ...], resolver: Resolver) -> None:
+        self.span, self.rules = span, rules
+        self.names, self.constants = resolver.names[span], resolver.constants[span]
+        # Jitted once here, so that each distinct shape and dtype is traced once, however many leaves share it.
+        self.leaf = lru_cache(maxsize=None)(self._leaf)
+        self._add = jax.jit(self._add_to_total)
+
+    def total(self, leaves: list[Any], applies: list[tuple[bool, ...]]) -> dict[str, Any]:
+        if self.rules[0].total is None:
+            return {}
+        total: Any = np.zeros((), np.float32)
+        for leaf, (on, *_) in zip(leaves, applies, strict=True):
+            if leaf is not None and on:
+                total = self._add(total, leaf)
+        return {"total": total}
+
+    def position(self, index: int) -> dict[str, Any]:
+        """Which leaf this is, for the rules that draw a random key from it."""
+        return {"leaf": np.uint32(index)} if any(rule.random for rule in self.rules) else {}
+
+    def _add_to_total(self, total: Any, leaf: Any) -> Any:
+        assert self.rules[0].total is not None
+        return total + self.rules[0].total(_cast(leaf, compute_dtype(jnp.result_type(leaf))))
+
+    def _leaf(self, applies: tuple[bool, ...], out: Any) -> Callable[..., tuple[Any, list[Slots]]]:
+        """The rules on one leaf, compiled; `out` is the dtype that the update is to have."""
+
+        def update_leaf(grad: Any, slots: list[Slots], param: Any, values: dict[str, Any]) -> Any:
+            given = [jnp.result_type(x) for x in (grad, param) if x is not None]
+            dtype = compute_dtype(*given)
+            update = _cast(grad, dtype)
+            wide_param = None if param is None else _cast(param, dtype)
+            new_slots = []
+            for r, rule in enumerate(self.rules):
+                if not applies[r]:
+                    new_slots.append(slots[r])
+                    continue
+                step = self._step(r, values, real_dtype(dtype))
+                update, new = rule.update(update, jax.tree.map(_widen, slots[r]), wide_param, step)
+                if jnp.shape(update) != jnp.shape(grad):
+                    raise ValueError(
+                        f"{rule.name} turned a gradient of shape {jnp.shape(grad)} into an update of "
+                        f"shape {jnp.shape(update)}"
+                    )
+                new_slots.append(jax.tree.map(partial(_restore, rule.name), slots[r], new))
+            return update if out is None else _narrow(update, out), new_slots
+
+        update_leaf.__name__ = "_".join(rule.name for rule in self.rules) or "identity"
+        return jax.jit(update_leaf)
+
+    def _step(self, r: int, values: dict[str, Any], dtype: Any) -> Step:
+        count = values["count"]
+        step = {"count": count, "t": count.astype(dtype) + 1, **self.constants[r]}
+        if self.rules[r].total is not None:
+            step["total"] = values["total"].astype(dtype)
+        for local, name in self.names[r].items():
+            if local not in self.constants[r]:
+                value = jnp.asarray(values[name])
+                step[local] = value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
+        if self.rules[r].random:
+            step["key"] = jax.random.fold_in(jax.random.fold_in(step["key"], count), values["leaf"])
+        return Step(step)
+
+
+def _refill(kind: Any, fields: Iterable[Any]) -> Any:
+    """The same kind of slots with other contents."""
+    return type(kind)(*fields) if kind else ()
+
+
+def _cast(x: Any, dtype: Any) -> jax.Array:
+    return jnp.asarray(x, dtype=dtype)
+
+
+def _widen(slot: Any) -> jax.Array:
+    if jnp.issubdtype(slot.dtype, jnp.inexact):
+        return _cast(slot, compute_dtype(slot.dtype))
+    return slot
+
+
+def _narrow(update: Any, dtype: Any) -> jax.Array:
+    if jnp.iscomplexobj(update) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(f"a complex gradient for a parameter of dtype {dtype}; take its real part first")
+    return _cast(update, dtype)
+
+
+def _restore(who: str, old: Any, new: Any) -> jax.Array:
+    """The new slot in the old one's dtype; the state never changes its types."""
+    if jnp.shape(old) != jnp.shape(new):
+        raise ValueError(
+            f"{who} turned a slot of shape {jnp.shape(old)} into one of shape {jnp.shape(new)}: was the "
+            "state made for other parameters?"
+        )
+    return _cast(new, old.dtype)
+
+
+def _mask(mask: Mask, params: Params, who: str) -> list[bool]:
+    # A function is a leaf of its own tree; a callable pytree (a module, say) is not, and is never called.
+    if callable(mask) and jax.tree.structure(mask) == jax.tree.structure(0):
+        mask = mask(params)
+    values = broadcast_prefix(mask, params, root="its mask", who=who)
+    for index, value in enumerate(values):
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(
+                f"{who}: its mask has {value!r} for {paths(params, 'params')[index]}; "
+                "a mask holds True and False"
+            )
+    return [bool(value) for value in values]

@@ -1,0 +1,90 @@
+"""The interface that everything in the library has, and how updates are applied."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+
+from gradxform.trees import PyTree, flatten, flatten_like, paths
+
+Params: TypeAlias = PyTree
+Updates: TypeAlias = PyTree
+State: TypeAlias = PyTree
+
+__all__ = ["GradientTransformation", "Params", "State", "Updates", "apply_updates"]
+
+
+class GradientTransformation(NamedTuple):
+    """A pair of pure functions over pytrees.
+
+    It is the interface that Optax, Flax, Equinox, Haiku and others call, so
+    any such pair, from whichever library, can stand in a `gradxform.chain`.
+
+    Attributes:
+      init: ``init(params) -> state``.
+      update: ``update(grads, state, params=None, **extra) -> (updates, state)``.
+        `updates` has the structure of `grads`; they are to be added to the
+        parameters by `apply_updates`.
+
+    Example:
+      >>> import gradxform as gx
+      >>> halve = gx.GradientTransformation(
+      ...     init=lambda params: (),
+      ...     update=lambda grads, state, params=None: ([g / 2 for g in grads], state))
+      >>> halve.update([4.0], halve.init([1.0]))
+      ([2.0], ())
+    """
+
+    init: Callable[[Params], State]
+    update: Callable[..., tuple[Updates, State]]
+
+    def __repr__(self) -> str:
+        from gradxform.describe import one_line  # it stands above the core
+
+        return one_line(self)
+
+
+def accepted_keywords(update: Callable[..., Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What `update` can take of a dictionary of extra keyword arguments."""
+    parameters = inspect.signature(update).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return lambda extra: extra
+    names = frozenset(p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY)
+    return lambda extra: {name: value for name, value in extra.items() if name in names}
+
+
+def apply_updates(params: Params, updates: Updates) -> Params:
+    r"""Add the updates to the parameters: :math:`w \leftarrow w + u`.
+
+    Args:
+      params: a pytree of arrays.
+      updates: a pytree of the same structure and shapes; where it holds
+        ``None``, the parameter stays as it is.
+
+    Returns:
+      The new parameters, each in its own dtype.
+
+    Raises:
+      ValueError: a leaf is missing, or its shape is not the parameter's.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.apply_updates({"w": 1.0}, {"w": -0.25})["w"].item()
+      0.75
+    """
+    leaves, treedef = flatten(params)
+    update_leaves = flatten_like(treedef, params, updates, root="updates", like="params", who="apply_updates")
+
+    def add(index: int, param: Any, update: Any) -> Any:
+        if param is None or update is None:
+            return param
+        if jnp.shape(param) != jnp.shape(update):
+            raise ValueError(
+                f"apply_updates: {paths(params, 'params')[index]} has shape {jnp.shape(param)}, "
+                f"its update has shape {jnp.shape(update)}. Updates must have the shapes of the "
+                "parameters; were the gradients taken with respect to these parameters?"
+            )
+        return jnp.asarray(param + update, dtype=jnp.result_type(param))
+
+    return treedef.unflatten(map(add, range(len(leaves)), leaves, update_leaves))

@@ -1,0 +1,129 @@
+"""Walking several pytrees together, and naming the leaf when they disagree.
+
+Everything in the library that goes through a pytree leaf by leaf goes through
+here. ``None`` counts as a leaf, so that a missing gradient keeps its place.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import (
+    GetAttrKey,
+    KeyPath,
+    PyTreeDef,
+    SequenceKey,
+    keystr,
+    tree_flatten,
+    tree_flatten_with_path,
+)
+
+PyTree = Any
+"""Any nesting of containers that JAX knows, with arrays at its leaves."""
+
+__all__ = ["PyTree", "broadcast_prefix", "check_inexact", "flatten", "flatten_like", "paths"]
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def flatten(tree: PyTree) -> tuple[list[Any], PyTreeDef]:
+    """The leaves of `tree` and its structure; ``None`` is a leaf."""
+    return tree_flatten(tree, is_leaf=_is_none)
+
+
+def paths(tree: PyTree, root: str) -> list[str]:
+    """The path of every leaf, written as one would index it: ``params['dense']['kernel']``."""
+    with_path, _ = tree_flatten_with_path(tree, is_leaf=_is_none)
+    return [root + keystr(path) for path, _ in with_path]
+
+
+def flatten_like(
+    treedef: PyTreeDef, reference: PyTree, tree: PyTree, *, root: str, like: str, who: str
+) -> list[Any]:
+    """The subtrees of `tree` that stand at the leaves of `reference`.
+
+    Args:
+      treedef: the structure of `reference`, as `flatten` returned it.
+      reference: the tree that says where the leaves are.
+      tree: a tree that has at least the structure of `reference`.
+      root, like: what to call `tree` and `reference` in an error.
+      who: the transformation that asks.
+
+    Raises:
+      ValueError: the structures differ; the message names the first path that does.
+    """
+    try:
+        return treedef.flatten_up_to(tree)
+    except (ValueError, TypeError, KeyError) as error:
+        path = _first_difference(reference, tree)
+        raise ValueError(
+            f"{who}: {root} and {like} do not have the same structure: {path(root, like)}. "
+            f"Pass {like} of the same structure as the parameters given to init."
+        ) from error
+
+
+def _first_difference(reference: PyTree, tree: PyTree) -> Callable[[str, str], str]:
+    """Where two trees part, as a sentence about the names they go by."""
+    wanted = [path for path, _ in tree_flatten_with_path(reference, is_leaf=_is_none)[0]]
+    found = [path for path, _ in tree_flatten_with_path(tree, is_leaf=_is_none)[0]]
+
+    def covered(path: KeyPath, by: Sequence[KeyPath]) -> bool:
+        return any(_same(path[: len(other)], other) for other in by)
+
+    for path in wanted:
+        if not any(_same(other[: len(path)], path) for other in found):
+            return lambda root, like, at=path: f"{like}{keystr(at)} has no counterpart in {root}"
+    for path in found:
+        if not covered(path, wanted):
+            return lambda root, like, at=path: f"{root}{keystr(at)} has no counterpart in {like}"
+    return lambda root, like: "their containers are of different types"
+
+
+def _same(left: KeyPath, right: KeyPath) -> bool:
+    return len(left) == len(right) and all(map(_same_key, left, right))
+
+
+def _same_key(left: Any, right: Any) -> bool:
+    # A field of a NamedTuple and the place of a tuple are told apart by their keys' types.
+    if isinstance(left, GetAttrKey | SequenceKey) or isinstance(right, GetAttrKey | SequenceKey):
+        return type(left) is type(right) and left == right
+    return bool(left == right)
+
+
+def check_inexact(leaf: Any, tree: PyTree, index: int, *, root: str, who: str) -> None:
+    """Raise unless `leaf`, number `index` of `tree`, holds real or complex floating-point numbers."""
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None:
+        if isinstance(leaf, float | complex):
+            return
+        dtype = jnp.result_type(leaf) if isinstance(leaf, int | bool) else type(leaf).__name__
+    elif jnp.issubdtype(dtype, jnp.inexact):
+        return
+    raise TypeError(
+        f"{who}: {paths(tree, root)[index]} has dtype {dtype}; only floating-point and complex leaves "
+        "can be optimized. Take the leaf out of the tree (put None in its place), or differentiate "
+        "with respect to the other leaves only."
+    )
+
+
+def broadcast_prefix(prefix: PyTree, tree: PyTree, *, root: str, who: str) -> list[Any]:
+    """One value of `prefix` for each leaf of `tree`; a leaf of `prefix` may stand for a whole subtree.
+
+    Raises:
+      ValueError: `prefix` is not a prefix of `tree`; the message names the path.
+    """
+    values, prefix_def = tree_flatten(prefix, is_leaf=_is_none)
+    subtrees = flatten_like(prefix_def, prefix, tree, root="the parameters", like=root, who=who)
+    return [
+        value
+        for value, subtree in zip(values, subtrees, strict=True)
+        for _ in range(len(flatten(subtree)[0]))
+    ]
+
+
+def tree_bytes(tree: PyTree) -> int:
+    """How many bytes the arrays of `tree` hold, abstract ones included."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
