@@ -2,6 +2,7 @@
 
 from gradxform.arithmetic import abs_squared, debias, ema_of, safe_divide, safe_sqrt, slot_like
 from gradxform.chain import chain, identity, named_chain
+from gradxform.comparison import Contestant, Report, compare
 from gradxform.describe import Description, describe
 from gradxform.hyperparams import (
     Hyperparam,
@@ -33,7 +34,40 @@ from gradxform.primitives.momentum import trace
 from gradxform.primitives.noise import add_noise
 from gradxform.primitives.scaling import scale, scale_by_learning_rate, scale_by_schedule
 from gradxform.rule import LiftState, Rule, Step, lift
-from gradxform.schedules import constant_schedule, cosine_decay_schedule, linear_schedule
+from gradxform.schedules import (
+    Curve,
+    constant_schedule,
+    cosine_decay_schedule,
+    cosine_onecycle_schedule,
+    cyclic_schedule,
+    exponential_decay,
+    inverse_sqrt_schedule,
+    join_schedules,
+    linear_onecycle_schedule,
+    linear_schedule,
+    linear_to_zero_schedule,
+    piecewise_constant_schedule,
+    piecewise_interpolate_schedule,
+    plot_schedule,
+    polynomial_schedule,
+    sgdr_schedule,
+    warmup_constant_schedule,
+    warmup_cosine_decay_schedule,
+    warmup_exponential_decay_schedule,
+    warmup_stable_decay_schedule,
+)
+from gradxform.training import (
+    Batches,
+    Evaluation,
+    FitResult,
+    History,
+    NonFiniteError,
+    Snapshot,
+    StopTraining,
+    batches,
+    fit,
+    take,
+)
 from gradxform.transformation import GradientTransformation, Params, State, Updates, apply_updates
 from gradxform.trees import PyTree
 

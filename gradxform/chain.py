@@ -1,6 +1,9 @@
 """Composing transformations: `chain`, `named_chain` and `identity`."""
 
+from collections.abc import Iterable
 from typing import Any
+
+from jax.tree_util import register_static
 
 from gradxform.rule import Lift, lift
 from gradxform.transformation import (
@@ -47,9 +50,12 @@ class Chain(GradientTransformation):
         self.parts = parts
         return self
 
-    def constants(self) -> dict[str, Any]:
-        """The hyperparameters of all parts that are compiled in."""
-        return _constants(self.parts)
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (self.parts,)
+
+    def constants(self) -> list[tuple[str, str, Any]]:
+        """The hyperparameters that the state does not hold: where its part's state stands, name and value."""
+        return _constants(enumerate(self.parts))
 
 
 class NamedChain(GradientTransformation):
@@ -83,9 +89,16 @@ class NamedChain(GradientTransformation):
         self.parts = parts
         return self
 
-    def constants(self) -> dict[str, Any]:
-        """The hyperparameters of all parts that are compiled in."""
-        return _constants(tuple(self.parts.values()))
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (self.parts,)
+
+    def constants(self) -> list[tuple[str, str, Any]]:
+        """The hyperparameters that the state does not hold: where its part's state stands, name and value."""
+        return _constants(self.parts.items())
+
+
+register_static(Chain)
+register_static(NamedChain)
 
 
 def identity() -> Lift:
@@ -187,9 +200,9 @@ def _check_part(place: int | str, part: Any, who: str) -> GradientTransformation
     raise TypeError(f"{who}: part {place!r} is no transformation (init, update) but {part!r}{hint}")
 
 
-def _constants(parts: tuple[GradientTransformation, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for part in parts:
-        for name, value in getattr(part, "constants", dict)().items():
-            found.setdefault(name, value)
-    return found
+def _constants(parts: Iterable[tuple[int | str, GradientTransformation]]) -> list[tuple[str, str, Any]]:
+    return [
+        (f"[{place!r}]{path}", name, value)
+        for place, part in parts
+        for path, name, value in getattr(part, "constants", list)()
+    ]

@@ -1,6 +1,7 @@
 """Reading a transformation back: its parts, equations, hyperparameters and memory."""
 
 import html
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -63,9 +64,11 @@ class Description:
 
     def __str__(self) -> str:
         head, rows = self._table()
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        widths = [max(map(_width, column)) for column in zip(head, *rows, strict=True)]
         lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            "  ".join(
+                cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
+            ).rstrip()
             for row in [head, ["─" * width for width in widths], *rows]
         ]
         return "\n".join([*lines, self._footer()]).rstrip()
@@ -133,6 +136,11 @@ def _parts(tx: Any, state: Any) -> Iterator[Part]:
         yield Part(_foreign(tx), "", (), None if state is None else tree_bytes(state))
 
 
+def _width(text: str) -> int:
+    """How many columns the text takes; the hat of an m̂ takes none."""
+    return sum(not unicodedata.combining(character) for character in text)
+
+
 def _slot_names(rule: Rule) -> tuple[str, ...]:
     slots = jax.eval_shape(rule.init, jax.ShapeDtypeStruct((1, 1), "float32"))
     return tuple(getattr(slots, "_fields", ()))
@@ -154,6 +162,8 @@ def call(rule: Rule) -> str:
 def one_line(tx: GradientTransformation) -> str:
     """The transformation in one line: ``chain(...)`` of its parts."""
     calls = [part.call for part in _parts(tx, None)]
+    if isinstance(tx, NamedChain):
+        return f"named_chain({', '.join(calls)})"
     if not calls:
         return "identity()"
     return calls[0] if len(calls) == 1 else f"chain({', '.join(calls)})"

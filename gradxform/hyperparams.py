@@ -21,6 +21,9 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from gradxform.trees import PyTree
 
+RESERVED = frozenset({"count", "t", "total", "leaf"})
+"""What a rule knows of every step under these names, a hyperparameter cannot be called."""
+
 Scalar: TypeAlias = float | jax.Array
 Schedule: TypeAlias = Callable[[Any], Any]
 
@@ -113,8 +116,11 @@ def check(who: str, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain: dict[str, Any] = {}
     for name, value in hyperparams.items():
-        allowed, contains = "a number", lambda x: x == x
-        if isinstance(value, Checked):
+        allowed, contains = "a finite number", lambda x: abs(x) < math.inf
+        if name in RESERVED:
+            raise ValueError(f"{who}: no hyperparameter can be called {name!r}, every step has its own")
+        bounded = isinstance(value, Checked)
+        if bounded:
             value, allowed, contains = value
         if isinstance(value, np.generic):
             value = value.item()
@@ -128,7 +134,9 @@ def check(who: str, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
                 f"{who}: {name} must be a number, an array, a schedule (count -> value) or "
                 f"tunable(value), got {value!r}"
             )
-        if isinstance(inner, numbers.Number) and not contains(inner):
+        if isinstance(inner, numbers.Number) and (
+            (bounded and isinstance(inner, complex)) or not contains(inner)
+        ):
             raise ValueError(f"{who}: {name} must be {allowed}, got {inner!r}")
         plain[name] = value
     return plain
@@ -149,12 +157,12 @@ class Resolver:
         self.constants: list[dict[str, Any]] = []
         self.arrays: dict[str, Any] = {}
         self._schedules: dict[str, Schedule] = {}
-        self._tunables: dict[str, Any] = {}
+        self.tunables: dict[str, Any] = {}
         for (_, hyperparams), names in zip(owners, self.names, strict=True):
             constants = {}
             for local, value in hyperparams.items():
                 if isinstance(value, Tunable):
-                    self._tunables[names[local]] = value.value
+                    self.tunables[names[local]] = value.value
                 elif isinstance(value, jax.Array | np.ndarray):
                     self.arrays[names[local]] = value
                 elif callable(value):
@@ -167,7 +175,7 @@ class Resolver:
 
     def init(self) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """The tunables' values and the schedules' first ones, as they stand in the state."""
-        tunables = {name: _as_array(value) for name, value in self._tunables.items()}
+        tunables = {name: _as_array(value) for name, value in self.tunables.items()}
         return tunables, self._next(jnp.zeros((), jnp.int32))[1]
 
     def advance(self, count: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -177,11 +185,11 @@ class Resolver:
 
     def _next(self, count: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         scheduled = {name: _as_array(schedule(count)) for name, schedule in self._schedules.items()}
-        return jnp.where(count < jnp.iinfo(count.dtype).max, count + 1, count), scheduled
+        return count + (count < jnp.iinfo(count.dtype).max), scheduled
 
 
 def _as_array(value: Any) -> jax.Array:
-    if isinstance(value, jax.Array) and not value.weak_type:
+    if isinstance(value, jax.Array) and not getattr(value, "weak_type", False):  # keys have none
         return value
     if jnp.issubdtype(jnp.result_type(value), jnp.integer) and jnp.ndim(value) == 0:
         value = jnp.asarray(value, dtype=float)
@@ -261,9 +269,12 @@ def get_hyperparams(state: PyTree, tx: Any = None) -> dict[str, Any]:
         for (_, node), public in zip(holders, _public_names(holders), strict=True)
         for name, value in _values(node).items()
     }
-    for name, value in getattr(tx, "constants", dict)().items():
-        found.setdefault(name, value)
-    return found
+    constants: list[tuple[str, str, Any]] = getattr(tx, "constants", list)()
+    every = [*found, *(name for _, name, _ in constants)]
+    qualified = {
+        name if every.count(name) == 1 else f"{path}.{name}": value for path, name, value in constants
+    }
+    return {**found, **qualified}
 
 
 def set_hyperparams(state: PyTree, /, **values: Scalar) -> PyTree:
@@ -344,6 +355,9 @@ def show(value: Any) -> str:
         return f"<traced {value.dtype}{list(value.shape)}>"
     if isinstance(value, jax.Array | np.ndarray):
         return f"{value:g}" if value.ndim == 0 and value.dtype.kind == "f" else f"array{list(value.shape)}"
+    if isinstance(value, list | tuple):
+        left, right = "[]" if isinstance(value, list) else "()"
+        return f"{left}{', '.join(map(show, value))}{right}"
     if callable(value):
-        return getattr(value, "__qualname__", type(value).__name__).split(".")[0]
+        return str(getattr(value, "__qualname__", type(value).__name__)).split(".<locals>")[0]
     return repr(value)

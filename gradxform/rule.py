@@ -1,6 +1,7 @@
 """Rules: an update equation for one array; and `lift`, which applies rules to whole pytrees."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -9,6 +10,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import tree_util
+from jax.tree_util import treedef_is_leaf
 
 from gradxform.arithmetic import compute_dtype, real_dtype
 from gradxform.hyperparams import Hyperparam, Resolver, check
@@ -113,7 +116,7 @@ class LiftState(NamedTuple):
       slots: for each rule its slots, each field a tree like the parameters.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # a tuple's own method, which no one calls on a state
     tunables: dict[str, jax.Array]
     scheduled: dict[str, jax.Array]
     slots: tuple[Slots, ...]
@@ -134,15 +137,22 @@ class Lift(GradientTransformation):
         self.rules = rules
         return self
 
-    def constants(self) -> dict[str, Any]:
-        """The hyperparameters that are compiled in, by the names that the state would use."""
+    def __getnewargs__(self) -> tuple[Any, ...]:  # to copy it, make it of its rules again
+        return (self.rules,)
+
+    def constants(self) -> list[tuple[str, str, Any]]:
+        """The hyperparameters that the state does not hold: where its state stands, name and value."""
         resolver = Resolver([(rule.name, rule.hyperparams) for rule in self.rules])
-        constants = {
-            names[local]: value
+        constants = [
+            ("", names[local], value)
             for names, constants in zip(resolver.names, resolver.constants, strict=True)
             for local, value in constants.items()
-        }
-        return {**constants, **resolver.arrays}
+        ]
+        return [*constants, *(("", name, value) for name, value in resolver.arrays.items())]
+
+
+# Functions that take trees apart (`equinox.filter_jit`, say) could not put a tuple with more to it together.
+tree_util.register_static(Lift)
 
 
 def lift(*rules: Rule) -> Lift:
@@ -191,16 +201,17 @@ class _Walk:
                 check_inexact(leaf, params, index, root="params", who=self.who)
 
         def slots(rule: Rule, mask: list[bool]) -> Slots:
-            entries = [
-                rule.init(leaf) if on and leaf is not None else None
-                for leaf, on in zip(leaves, mask, strict=True)
-            ]
+            entries = [None] * len(leaves)
+            for i, (leaf, on) in enumerate(zip(leaves, mask, strict=True)):
+                if on and leaf is not None:
+                    with _noting(f"while {rule.name} made its slots for", params, i):
+                        entries[i] = rule.init(leaf)
             kind: Slots = next((entry for entry in entries if entry is not None), ())
             absent = [None] * len(kind)
             columns = zip(*(absent if entry is None else entry for entry in entries), strict=True)
             return _refill(kind, map(treedef.unflatten, columns))
 
-        masks = self.masks(params, len(leaves))
+        masks = self.masks(params, lambda mask, _: flatten(mask)[0], len(leaves))
         tunables, scheduled = self.resolver.init()
         return LiftState(jnp.zeros((), jnp.int32), tunables, scheduled, tuple(map(slots, self.rules, masks)))
 
@@ -208,7 +219,11 @@ class _Walk:
         self, grads: Updates, state: LiftState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, LiftState]:
         leaves, treedef = flatten(grads)
-        if not isinstance(state, LiftState) or len(state.slots) != len(self.rules):
+        if (
+            not isinstance(state, LiftState)
+            or len(state.slots) != len(self.rules)
+            or state.tunables.keys() != self.resolver.tunables.keys()
+        ):
             raise ValueError(
                 f"{self.who}: the state is not one that its init made (got {type(state).__name__}). "
                 "Call init of the same transformation, and pass on the state of the last update."
@@ -219,7 +234,7 @@ class _Walk:
 
         originals = [None] * len(leaves) if params is None else align(params, "params")
         self.check_leaves(grads, leaves, params is None, originals)
-        masks = self.masks(grads if params is None else params, len(leaves))
+        masks = self.masks(grads if params is None else params, align, len(leaves))
         columns = [
             [align(column, f"the slots of {rule.name}") for column in slots]
             for rule, slots in zip(self.rules, state.slots, strict=True)
@@ -240,28 +255,29 @@ class _Walk:
         ]
         for run in self.runs:
             applies = list(zip(*masks[run.span], strict=True))
-            total = run.total(leaves, applies)
+            total = run.total(leaves, applies, grads)
             for i, grad in enumerate(leaves):
                 if grad is None:
                     continue
                 # Only the last run narrows the update to the parameter's dtype.
                 leaf = run.leaf(applies[i], dtypes[i] if run is self.runs[-1] else None)
                 inputs = {**values, **total, **run.position(i)}
-                try:
+                with _noting(f"while {self.who} updated", grads, i):
                     leaves[i], rows[i][run.span] = leaf(grad, rows[i][run.span], originals[i], inputs)
-                except Exception as error:
-                    error.add_note(f"while {self.who} updated {paths(grads, 'params')[i]}")
-                    raise
         slots = tuple(
             _refill(old, map(treedef.unflatten, zip(*(row[r] for row in rows), strict=True)))
             for r, old in enumerate(state.slots)
         )
         return treedef.unflatten(leaves), LiftState(count, state.tunables, scheduled, slots)
 
-    def masks(self, params: Params, leaves: int) -> list[list[bool]]:
+    def masks(
+        self, params: Params, align: Callable[[PyTree, str], list[Any]], leaves: int
+    ) -> list[list[bool]]:
         """For each rule, whether it applies to each leaf."""
         return [
-            [True] * leaves if rule.mask is None else _mask(rule.mask, params, rule.name)
+            [True] * leaves
+            if rule.mask is None
+            else align(_mask(rule.mask, params, rule.name), f"the mask of {rule.name}")
             for rule in self.rules
         ]
 
@@ -276,7 +292,20 @@ class _Walk:
             if grad is None:
                 continue
             check_inexact(grad, grads, index, root="grads", who=self.who)
-            if param is not None and np.shape(grad) != np.shape(param):
+            if without_params:
+                continue
+            if param is None or not tree_util.all_leaves([param]):
+                raise ValueError(
+                    f"{self.who}: {paths(grads, 'grads')[index]} is a gradient, but in its place the "
+                    f"parameters have {'None' if param is None else type(param).__name__}. Pass the "
+                    "parameters that the gradients were taken with respect to."
+                )
+            if np.iscomplexobj(grad) and not np.iscomplexobj(param):
+                raise TypeError(
+                    f"{self.who}: {paths(grads, 'grads')[index]} is complex, its parameter has dtype "
+                    f"{jnp.result_type(param)}. Take the real part of the gradient first."
+                )
+            if np.shape(grad) != np.shape(param):
                 raise ValueError(
                     f"{self.who}: {paths(grads, 'grads')[index]} has shape {np.shape(grad)}, "
                     f"its parameter has shape {np.shape(param)}. Pass the parameters that the "
@@ -290,17 +319,18 @@ class _Run:
     def __init__(self, span: slice, rules: tuple[Rule, ...], resolver: Resolver) -> None:
         self.span, self.rules = span, rules
         self.names, self.constants = resolver.names[span], resolver.constants[span]
-        # Jitted once here, so that each distinct shape and dtype is traced once, however many leaves share it.
+        # Kept, so that each distinct shape and dtype is traced once, however many leaves share it.
         self.leaf = lru_cache(maxsize=None)(self._leaf)
         self._add = jax.jit(self._add_to_total)
 
-    def total(self, leaves: list[Any], applies: list[tuple[bool, ...]]) -> dict[str, Any]:
+    def total(self, leaves: list[Any], applies: list[tuple[bool, ...]], grads: Updates) -> dict[str, Any]:
         if self.rules[0].total is None:
             return {}
         total: Any = np.zeros((), np.float32)
-        for leaf, (on, *_) in zip(leaves, applies, strict=True):
+        for i, (leaf, (on, *_)) in enumerate(zip(leaves, applies, strict=True)):
             if leaf is not None and on:
-                total = self._add(total, leaf)
+                with _noting(f"while {self.rules[0].name} took the total of", grads, i):
+                    total = self._add(total, leaf)
         return {"total": total}
 
     def position(self, index: int) -> dict[str, Any]:
@@ -319,17 +349,19 @@ class _Run:
             dtype = compute_dtype(*given)
             update = _cast(grad, dtype)
             wide_param = None if param is None else _cast(param, dtype)
+            t = values["count"].astype(real_dtype(dtype)) + 1
             new_slots = []
             for r, rule in enumerate(self.rules):
                 if not applies[r]:
                     new_slots.append(slots[r])
                     continue
-                step = self._step(r, values, real_dtype(dtype))
+                step = self._step(r, values, t)
                 update, new = rule.update(update, jax.tree.map(_widen, slots[r]), wide_param, step)
                 if jnp.shape(update) != jnp.shape(grad):
                     raise ValueError(
                         f"{rule.name} turned a gradient of shape {jnp.shape(grad)} into an update of "
-                        f"shape {jnp.shape(update)}"
+                        f"shape {jnp.shape(update)}: does a hyperparameter not fit it, or was the state "
+                        "made for other parameters?"
                     )
                 new_slots.append(jax.tree.map(partial(_restore, rule.name), slots[r], new))
             return update if out is None else _narrow(update, out), new_slots
@@ -337,18 +369,28 @@ class _Run:
         update_leaf.__name__ = "_".join(rule.name for rule in self.rules) or "identity"
         return jax.jit(update_leaf)
 
-    def _step(self, r: int, values: dict[str, Any], dtype: Any) -> Step:
-        count = values["count"]
-        step = {"count": count, "t": count.astype(dtype) + 1, **self.constants[r]}
+    def _step(self, r: int, values: dict[str, Any], t: jax.Array) -> Step:
+        count, dtype = values["count"], t.dtype
+        step = {"count": count, "t": t, **self.constants[r]}
         if self.rules[r].total is not None:
             step["total"] = values["total"].astype(dtype)
         for local, name in self.names[r].items():
             if local not in self.constants[r]:
-                value = jnp.asarray(values[name])
-                step[local] = value.astype(dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
+                value = values[name]
+                step[local] = _cast(value, dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
         if self.rules[r].random:
             step["key"] = jax.random.fold_in(jax.random.fold_in(step["key"], count), values["leaf"])
         return Step(step)
+
+
+@contextmanager
+def _noting(doing: str, tree: PyTree, index: int) -> Iterator[None]:
+    """Let an exception of a rule name the leaf that it was raised for."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{doing} {paths(tree, 'params')[index]}")
+        raise
 
 
 def _refill(kind: Any, fields: Iterable[Any]) -> Any:
@@ -360,10 +402,8 @@ def _cast(x: Any, dtype: Any) -> jax.Array:
     return jnp.asarray(x, dtype=dtype)
 
 
-def _widen(slot: Any) -> jax.Array:
-    if jnp.issubdtype(slot.dtype, jnp.inexact):
-        return _cast(slot, compute_dtype(slot.dtype))
-    return slot
+def _widen(slot: Any) -> Any:
+    return _cast(slot, compute_dtype(slot.dtype)) if jnp.issubdtype(slot.dtype, jnp.inexact) else slot
 
 
 def _narrow(update: Any, dtype: Any) -> jax.Array:
@@ -379,18 +419,21 @@ def _restore(who: str, old: Any, new: Any) -> jax.Array:
             f"{who} turned a slot of shape {jnp.shape(old)} into one of shape {jnp.shape(new)}: was the "
             "state made for other parameters?"
         )
+    if jnp.iscomplexobj(new) and not jnp.iscomplexobj(old):
+        raise TypeError(f"{who} cannot keep complex numbers in a slot of dtype {old.dtype}")
     return _cast(new, old.dtype)
 
 
-def _mask(mask: Mask, params: Params, who: str) -> list[bool]:
+def _mask(mask: Mask, params: Params, who: str) -> PyTree:
     # A function is a leaf of its own tree; a callable pytree (a module, say) is not, and is never called.
-    if callable(mask) and jax.tree.structure(mask) == jax.tree.structure(0):
+    if callable(mask) and treedef_is_leaf(jax.tree.structure(mask)):
         mask = mask(params)
+    leaves, treedef = flatten(params)
     values = broadcast_prefix(mask, params, root="its mask", who=who)
-    for index, value in enumerate(values):
-        if not isinstance(value, bool | np.bool_):
+    for index, (value, leaf) in enumerate(zip(values, leaves, strict=True)):
+        if not isinstance(value, bool | np.bool_) and not (value is None and leaf is None):
             raise TypeError(
                 f"{who}: its mask has {value!r} for {paths(params, 'params')[index]}; "
                 "a mask holds True and False"
             )
-    return [bool(value) for value in values]
+    return treedef.unflatten(map(bool, values))

@@ -4,25 +4,16 @@ Everything in the library that goes through a pytree leaf by leaf goes through
 here. ``None`` counts as a leaf, so that a missing gradient keeps its place.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import (
-    GetAttrKey,
-    KeyPath,
-    PyTreeDef,
-    SequenceKey,
-    keystr,
-    tree_flatten,
-    tree_flatten_with_path,
-)
+from jax.tree_util import PyTreeDef, keystr, tree_flatten, tree_flatten_with_path
 
 PyTree = Any
 """Any nesting of containers that JAX knows, with arrays at its leaves."""
 
-__all__ = ["PyTree", "broadcast_prefix", "check_inexact", "flatten", "flatten_like", "paths"]
+__all__ = ["PyTree", "broadcast_prefix", "check_inexact", "flatten", "flatten_like", "paths", "tree_bytes"]
 
 
 def _is_none(node: Any) -> bool:
@@ -49,48 +40,40 @@ def flatten_like(
       treedef: the structure of `reference`, as `flatten` returned it.
       reference: the tree that says where the leaves are.
       tree: a tree that has at least the structure of `reference`.
-      root, like: what to call `tree` and `reference` in an error.
+      root: what to call `tree` in an error.
+      like: what to call `reference` in an error.
       who: the transformation that asks.
 
     Raises:
       ValueError: the structures differ; the message names the first path that does.
     """
     try:
-        return treedef.flatten_up_to(tree)
+        subtrees: list[Any] = treedef.flatten_up_to(tree)
     except (ValueError, TypeError, KeyError) as error:
-        path = _first_difference(reference, tree)
         raise ValueError(
-            f"{who}: {root} and {like} do not have the same structure: {path(root, like)}. "
+            f"{who}: {root} and {like} do not have the same structure: "
+            f"{_first_difference(reference, tree, root, like)}. "
             f"Pass {like} of the same structure as the parameters given to init."
         ) from error
+    return subtrees
 
 
-def _first_difference(reference: PyTree, tree: PyTree) -> Callable[[str, str], str]:
-    """Where two trees part, as a sentence about the names they go by."""
+def _first_difference(reference: PyTree, tree: PyTree, root: str, like: str) -> str:
+    """Where two trees part."""
     wanted = [path for path, _ in tree_flatten_with_path(reference, is_leaf=_is_none)[0]]
     found = [path for path, _ in tree_flatten_with_path(tree, is_leaf=_is_none)[0]]
-
-    def covered(path: KeyPath, by: Sequence[KeyPath]) -> bool:
-        return any(_same(path[: len(other)], other) for other in by)
-
     for path in wanted:
         if not any(_same(other[: len(path)], path) for other in found):
-            return lambda root, like, at=path: f"{like}{keystr(at)} has no counterpart in {root}"
+            return f"{like}{keystr(path)} has no counterpart in {root}"
     for path in found:
-        if not covered(path, wanted):
-            return lambda root, like, at=path: f"{root}{keystr(at)} has no counterpart in {like}"
-    return lambda root, like: "their containers are of different types"
+        if not any(_same(path[: len(other)], other) for other in wanted):
+            return f"{root}{keystr(path)} has no counterpart in {like}"
+    return "their containers are of different types"
 
 
-def _same(left: KeyPath, right: KeyPath) -> bool:
-    return len(left) == len(right) and all(map(_same_key, left, right))
-
-
-def _same_key(left: Any, right: Any) -> bool:
-    # A field of a NamedTuple and the place of a tuple are told apart by their keys' types.
-    if isinstance(left, GetAttrKey | SequenceKey) or isinstance(right, GetAttrKey | SequenceKey):
-        return type(left) is type(right) and left == right
-    return bool(left == right)
+def _same(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
+    # A field and a dictionary's key of the same name are different places.
+    return [(type(key), key) for key in left] == [(type(key), key) for key in right]
 
 
 def check_inexact(leaf: Any, tree: PyTree, index: int, *, root: str, who: str) -> None:

@@ -68,10 +68,13 @@ def rmsprop(
     nesterov: bool = False,
     bias_correction: bool = False,
 ) -> GradientTransformation:
-    r"""RMSprop: :math:`E \leftarrow \gamma E + (1 - \gamma) g^2,\; w \leftarrow w - \alpha g / \sqrt{E + \epsilon}`.
+    r"""RMSprop: AdaGrad that forgets.
 
-    AdaGrad that forgets: a moving average in the sum's place, so that the
-    step does not die.
+    .. math::
+      E \leftarrow \gamma E + (1 - \gamma) g^2, \quad
+      w \leftarrow w - \alpha g / \sqrt{E + \epsilon}
+
+    A moving average stands in the sum's place, so that the step does not die.
 
     Args:
       learning_rate: :math:`\alpha`.
@@ -177,7 +180,8 @@ def adam(
 
     Args:
       learning_rate: :math:`\alpha`.
-      b1, b2: :math:`\beta_1, \beta_2`, in [0, 1).
+      b1: :math:`\beta_1`, the decay of :math:`m`, in [0, 1).
+      b2: :math:`\beta_2`, the decay of :math:`v`, in [0, 1).
       eps: :math:`\epsilon`, at least 0.
       eps_root: a small number under the root, at least 0.
       mu_dtype: the dtype to keep :math:`m` in.

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gradxform.arithmetic import abs_squared, safe_sqrt
+from gradxform.arithmetic import safe_divide, safe_sqrt, sum_of_squares
 from gradxform.hyperparams import Hyperparam, nonnegative, positive
 from gradxform.rule import Lift, Rule, Slots, Step, lift
 
@@ -69,8 +69,8 @@ def clip_by_global_norm(max_norm: Hyperparam) -> Lift:
     """
 
     def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
-        norm = safe_sqrt(step.total)
-        return jnp.where(norm < step.max_norm, grad, grad / norm * step.max_norm), slots
+        # The gradient of norm 0 may be multiplied by anything.
+        return jnp.minimum(1, safe_divide(step.max_norm, safe_sqrt(step.total))) * grad, slots
 
     return lift(
         Rule(
@@ -78,6 +78,6 @@ def clip_by_global_norm(max_norm: Hyperparam) -> Lift:
             update,
             hyperparams={"max_norm": positive(max_norm)},
             equation="u = g · min(1, max_norm / ‖g‖)",
-            total=lambda grad: jnp.sum(abs_squared(grad)),
+            total=sum_of_squares,
         )
     )

@@ -133,7 +133,10 @@ def ema(decay: Hyperparam, debias: bool = True, accumulator_dtype: Any = None) -
 
 
 def scale_by_rss(initial_accumulator_value: Scalar = 0.0, eps: Hyperparam = 1e-7) -> Lift:
-    r"""Divide by the root of the sum of squares: :math:`G \leftarrow G + |g|^2,\; u = g / \sqrt{G + \epsilon}`.
+    r"""Divide by the root of the sum of squares.
+
+    .. math::
+      G \leftarrow G + |g|^2, \quad u = g / \sqrt{G + \epsilon}
 
     Args:
       initial_accumulator_value: what :math:`G` starts at; 0 as in the paper
@@ -177,7 +180,10 @@ def scale_by_rms(
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
 ) -> Lift:
-    r"""Divide by the root mean square: :math:`E \leftarrow \gamma E + (1 - \gamma) |g|^2,\; u = g / \sqrt{E + \epsilon}`.
+    r"""Divide by the root mean square.
+
+    .. math::
+      E \leftarrow \gamma E + (1 - \gamma) |g|^2, \quad u = g / \sqrt{E + \epsilon}
 
     Args:
       decay: :math:`\gamma`, in [0, 1); without bias correction 1 is allowed too.
@@ -335,7 +341,8 @@ def scale_by_adam(
     :math:`\beta_1 m / (1 - \beta_1^{t+1}) + (1 - \beta_1) g / (1 - \beta_1^t)`.
 
     Args:
-      b1, b2: :math:`\beta_1, \beta_2`, the decays of the moments, in [0, 1).
+      b1: :math:`\beta_1`, the decay of the first moment, in [0, 1).
+      b2: :math:`\beta_2`, the decay of the second moment, in [0, 1).
       eps: :math:`\epsilon`, at least 0.
       eps_root: :math:`\bar\epsilon`, at least 0.
       mu_dtype: the dtype to keep the first moment in; by default the

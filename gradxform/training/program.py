@@ -1,0 +1,268 @@
+"""The compiled part of training: many steps in one call."""
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from gradxform.hyperparams import get_hyperparams
+from gradxform.training.batches import Batches, epoch_key, step_key, take
+from gradxform.transformation import GradientTransformation, Params, State, apply_updates
+from gradxform.trees import PyTree
+
+__all__ = ["Carry", "Guard", "Outcome", "Program", "Record", "program", "start_order"]
+
+Guard: TypeAlias = Literal["replay", "hold", "off"]
+"""What happens at a loss that is not finite.
+
+``"replay"`` ends the call; the caller keeps the buffers that it passed in, and
+can run the steps before it again. It costs nothing a step, and a copy in memory.
+``"hold"`` ends the call without that step's update, which costs a few
+microseconds a step; buffers are donated. ``"off"`` goes on.
+"""
+
+
+class Carry(NamedTuple):
+    """What goes from one call to the next.
+
+    Attributes:
+      params: the parameters.
+      state: the transformation's state.
+      order: the order of the examples in the current epoch.
+      epoch: the number of the epoch that `order` belongs to.
+    """
+
+    params: Params
+    state: State
+    order: jax.Array
+    epoch: jax.Array
+
+
+class Record(NamedTuple):
+    """What is kept of a step."""
+
+    loss: jax.Array
+    metrics: dict[str, jax.Array]
+    hyperparams: dict[str, jax.Array]
+
+
+class Outcome(NamedTuple):
+    """What a call reports.
+
+    Attributes:
+      step: the steps taken so far.
+      finite: whether all losses were finite; if not, that of `step` is not.
+      nan: whether there is a parameter that is not a number.
+      records: of each step.
+    """
+
+    step: Any
+    finite: Any
+    nan: Any
+    records: Record
+
+
+class _Loop(NamedTuple):
+    params: Params
+    state: State
+    step: jax.Array
+    finite: jax.Array
+    records: Record
+
+
+Program: TypeAlias = Callable[..., tuple[Carry, Outcome]]
+"""``(carry, data, key, start, stop) -> (carry, outcome)``, compiled."""
+
+
+def program(
+    loss_fn: Callable[..., Any],
+    tx: GradientTransformation,
+    plan: Batches | None,
+    length: int,
+    guard: Guard,
+) -> Program:
+    """The compiled loop; the same arguments give the same program, so nothing is compiled twice.
+
+    Args:
+      loss_fn: as `fit` takes it.
+      tx: the transformation.
+      plan: how batches are drawn from the data; ``None`` if the data is a
+        stack of batches along its leading axis.
+      length: the most steps in a call.
+      guard: what happens at a loss that is not finite.
+
+    Returns:
+      The program. Steps from `start` until `stop` are inputs, not part of it.
+    """
+    try:
+        return _program(loss_fn, tx, plan, length, guard)
+    except TypeError:  # a loss that cannot be hashed, such as a module with arrays
+        return _program.__wrapped__(loss_fn, tx, plan, length, guard)
+
+
+@lru_cache(maxsize=64)
+def _program(
+    loss_fn: Callable[..., Any],
+    tx: GradientTransformation,
+    plan: Batches | None,
+    length: int,
+    guard: Guard,
+) -> Program:
+    value_and_grad = jax.value_and_grad(_checked(loss_fn), has_aux=True)
+
+    def step_on(
+        params: Params, state: State, batch: PyTree, key: jax.Array
+    ) -> tuple[Params, State, jax.Array, Record]:
+        (loss, metrics), grads = value_and_grad(params, batch, key)
+        finite = jnp.bool_(True) if guard == "off" else jnp.isfinite(loss)
+
+        def advanced() -> tuple[Params, State]:
+            # For complex parameters, JAX's gradient is the conjugate of the direction of steepest ascent.
+            updates, new = tx.update(jax.tree.map(jnp.conj, grads), state, params)
+            return apply_updates(params, updates), new
+
+        if guard == "hold":
+            params, state = jax.lax.cond(finite, advanced, lambda: (params, state))
+        else:
+            params, state = advanced()
+        return params, state, finite, Record(loss, metrics, scalar_hyperparams(state))
+
+    def train(carry: Carry, data: PyTree, key: jax.Array, start: Any, stop: Any) -> tuple[Carry, Outcome]:
+        def until(end: Any, batch_of: Callable[[Any], PyTree], loop: _Loop) -> _Loop:
+            def body(loop: _Loop) -> _Loop:
+                batch, random = batch_of(loop.step), step_key(key, loop.step)
+                params, state, finite, record = step_on(loop.params, loop.state, batch, random)
+                records = jax.tree.map(
+                    lambda kept, new: jax.lax.dynamic_update_index_in_dim(kept, new, loop.step - start, 0),
+                    loop.records,
+                    record,
+                )
+                return _Loop(params, state, loop.step + finite, finite, records)
+
+            return jax.lax.while_loop(lambda loop: (loop.step < end) & loop.finite, body, loop)
+
+        def epoch(held: tuple[_Loop, jax.Array, jax.Array]) -> tuple[_Loop, jax.Array, jax.Array]:
+            assert plan is not None
+            loop, order, ordered = held
+            number = loop.step // plan.steps_per_epoch
+            begin = number * plan.steps_per_epoch
+            full = plan.full_steps * plan.batch_size
+            order = jax.lax.cond(number == ordered, lambda: order, lambda: plan.order(epoch_key(key, number)))
+
+            def batch_of(step: Any) -> PyTree:
+                first = (step - begin) * plan.batch_size
+                return take(data, jax.lax.dynamic_slice_in_dim(order, first, plan.batch_size))
+
+            loop = until(jnp.minimum(stop, begin + plan.full_steps), batch_of, loop)
+            if plan.remainder:
+                short = order[full:]
+                loop = until(
+                    jnp.minimum(stop, begin + plan.steps_per_epoch), lambda _: take(data, short), loop
+                )
+            return loop, order, number
+
+        params, state, order, ordered = carry
+        example = jax.eval_shape(lambda: _first_batch(data, plan))
+        record = jax.eval_shape(step_on, params, state, example, key)[-1]
+        records = jax.tree.map(lambda value: jnp.zeros((length, *value.shape), value.dtype), record)
+        loop = _Loop(params, state, start, jnp.bool_(True), records)
+        if plan is None:
+            loop = until(stop, lambda step: _row(data, step - start), loop)
+        elif plan.whole:
+            loop = until(stop, lambda _: data, loop)
+        else:
+            loop, order, ordered = jax.lax.while_loop(
+                lambda held: (held[0].step < stop) & held[0].finite, epoch, (loop, order, ordered)
+            )
+        outcome = Outcome(loop.step, loop.finite, _any_nan(loop.params), loop.records)
+        return Carry(loop.params, loop.state, order, ordered), outcome
+
+    return jax.jit(train, donate_argnums=() if guard == "replay" else (0,))
+
+
+def start_order(plan: Batches | None) -> tuple[jax.Array, jax.Array]:
+    """An order that belongs to no epoch yet, and the number of that epoch."""
+    drawn = 0 if plan is None or plan.whole else plan.size
+    return jnp.zeros(drawn, jnp.int32), jnp.int32(-1)
+
+
+def scalar_hyperparams(state: State) -> dict[str, jax.Array]:
+    """The hyperparameters in `state` that are single real numbers."""
+    values = {name: jnp.asarray(value) for name, value in get_hyperparams(state).items()}
+    return {
+        name: value
+        for name, value in values.items()
+        if value.ndim == 0 and (value.dtype.kind in "iub" or jnp.issubdtype(value.dtype, jnp.floating))
+    }
+
+
+def _row(data: PyTree, index: Any) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), data)
+
+
+def _first_batch(data: PyTree, plan: Batches | None) -> PyTree:
+    if plan is None:
+        return _row(data, 0)
+    return data if plan.whole else take(data, jnp.zeros(plan.batch_size, jnp.int32))
+
+
+def _any_nan(params: Params) -> jax.Array:
+    found = [jnp.any(jnp.isnan(leaf)) for leaf in jax.tree.leaves(params)]
+    return jnp.any(jnp.stack(found)) if found else jnp.bool_(False)
+
+
+def _checked(loss_fn: Callable[..., Any]) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+    """The loss function with one signature, and errors for what is no loss."""
+    takes_key = _takes_key(loss_fn)
+
+    def loss_of(params: Params, batch: PyTree, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        out = loss_fn(params, batch, key=key) if takes_key else loss_fn(params, batch)
+        loss, metrics = out if isinstance(out, tuple) and len(out) == 2 else (out, {})
+        if not _is_array(loss) or not isinstance(metrics, dict):
+            raise TypeError(
+                "fit: loss_fn must return a scalar, or (scalar, metrics) with metrics a dictionary from name "
+                f"to scalar; it returned {_show(out)}"
+            )
+        if jnp.shape(loss) != ():
+            raise TypeError(
+                f"fit: the loss must be a scalar, it has shape {jnp.shape(loss)}; "
+                "return its mean over the batch"
+            )
+        if not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+            raise TypeError(
+                f"fit: the loss must be a real floating-point number, it has dtype {jnp.result_type(loss)}, "
+                "which has no gradient"
+            )
+        for name, value in metrics.items():
+            if not _is_array(value) or jnp.shape(value) != ():
+                raise TypeError(
+                    f"fit: the metric {name!r} must be a scalar, it is {_show(value)}; "
+                    "return its mean over the batch"
+                )
+        return jnp.asarray(loss), {name: jnp.asarray(value) for name, value in metrics.items()}
+
+    return loss_of
+
+
+def _takes_key(loss_fn: Callable[..., Any]) -> bool:
+    """Whether `loss_fn` has an argument `key` that is not yet filled in, by a partial application say."""
+    try:
+        parameter = inspect.signature(loss_fn).parameters.get("key")
+    except ValueError:  # some callables written in C have no signature
+        return False
+    return parameter is not None and (parameter.default is None or parameter.default is parameter.empty)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, int | float | complex) or (hasattr(value, "shape") and hasattr(value, "dtype"))
+
+
+def _show(value: Any) -> str:
+    if _is_array(value):
+        return f"an array of shape {jnp.shape(value)}"
+    if isinstance(value, tuple):
+        return f"({', '.join(_show(part) for part in value)})"
+    return type(value).__name__

@@ -1,0 +1,44 @@
+"""What `import gradxform` adds to a program that has imported jax."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+CLOCK = """
+import jax, sys, time
+begin = time.perf_counter()
+import {module}
+print(time.perf_counter() - begin)
+"""
+
+
+def _seconds(module: str) -> float:
+    run = subprocess.run(
+        [sys.executable, "-c", CLOCK.format(module=module)], check=True, capture_output=True, text=True
+    )
+    return float(run.stdout)
+
+
+@pytest.mark.benchmark(group="import")
+def test_import_after_jax(race: Any) -> None:
+    def importing(module: str) -> Callable[[], Any]:
+        return lambda: lambda: _seconds(module)
+
+    race(
+        "import after jax",
+        importing("gradxform"),
+        importing("optax"),
+        rounds=11,
+        at_most=1.0,
+        seconds_at_most=0.15,
+    )
+
+
+def test_import_loads_nothing_heavy() -> None:
+    heavy = ["sklearn", "matplotlib", "rich", "chex", "optax", "flax", "pandas"]
+    code = f"import gradxform, sys; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == "[]"

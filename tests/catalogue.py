@@ -1,0 +1,134 @@
+"""Every primitive and optimizer, for the tests that all of them have to pass; and what those tests share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradxform as gx
+
+
+class Entry(NamedTuple):
+    """A transformation that has to pass the common tests.
+
+    Attributes:
+      name: what the test is called.
+      make: makes a new one.
+      rests: whether zero gradients give zero updates.
+      descends: whether it is a whole optimizer, whose updates go downhill.
+    """
+
+    name: str
+    make: Callable[[], Any]
+    rests: bool = True
+    descends: bool = False
+
+
+def _halving(count: Any) -> Any:
+    return 0.1 / (count + 1.0)
+
+
+def _kitchen_sink() -> Any:
+    return gx.chain(
+        gx.clip_by_global_norm(gx.tunable(1.0)),
+        gx.scale_by_adam(b2=gx.tunable(0.99)),
+        gx.add_decayed_weights(1e-2, mask=lambda params: jax.tree.map(lambda p: np.ndim(p) > 1, params)),
+        gx.scale_by_learning_rate(_halving),
+    )
+
+
+def _adam_of_primitives() -> Any:
+    return gx.ratio(gx.ema(0.9), gx.chain(gx.square(), gx.ema(0.99), gx.root(1e-8)))
+
+
+CATALOGUE: list[Entry] = [
+    Entry("identity", gx.identity),
+    Entry("scale", lambda: gx.scale(0.5)),
+    Entry("scale_by_schedule", lambda: gx.scale_by_schedule(_halving)),
+    Entry("accumulate_squares", gx.accumulate_squares),
+    Entry("ema", lambda: gx.ema(0.9)),
+    Entry("ema_biased", lambda: gx.ema(0.9, debias=False)),
+    Entry("trace", lambda: gx.trace(gx.tunable(0.9))),
+    Entry("trace_nesterov", lambda: gx.trace(0.9, nesterov=True)),
+    Entry("clip", lambda: gx.clip(0.3)),
+    Entry("clip_by_global_norm", lambda: gx.clip_by_global_norm(1.0)),
+    Entry("clip_between_moments", lambda: gx.chain(gx.ema(0.9), gx.clip_by_global_norm(0.5), gx.trace(0.9))),
+    Entry("add_decayed_weights", lambda: gx.add_decayed_weights(0.1), rests=False),
+    Entry("add_noise", lambda: gx.add_noise(0.1, 0.5, key=3), rests=False),
+    Entry("square", gx.square),
+    Entry("ratio", _adam_of_primitives),
+    Entry("scale_by_rss", gx.scale_by_rss),
+    Entry("scale_by_rms", gx.scale_by_rms),
+    Entry("scale_by_stddev", lambda: gx.scale_by_stddev(0.5, eps_in_sqrt=False)),
+    Entry("scale_by_adadelta", gx.scale_by_adadelta),
+    Entry("scale_by_adam", gx.scale_by_adam),
+    Entry("sgd", lambda: gx.sgd(0.1), descends=True),
+    Entry("momentum", lambda: gx.sgd(_halving, momentum=0.9, nesterov=True), descends=True),
+    Entry("adagrad", lambda: gx.adagrad(0.1), descends=True),
+    Entry("rmsprop", lambda: gx.rmsprop(0.1, centered=True, momentum=0.9), descends=True),
+    Entry("adadelta", lambda: gx.adadelta(weight_decay=0.0), descends=True),
+    Entry("adam", lambda: gx.adam(gx.tunable(0.1)), descends=True),
+    Entry("nadam", lambda: gx.adam(0.1, nesterov=True, mu_dtype=jnp.bfloat16), descends=True),
+    Entry("kitchen_sink", _kitchen_sink, rests=False, descends=True),
+    Entry(
+        "named", lambda: gx.named_chain(("clip", gx.clip(1.0)), ("adam", gx.adam(_halving))), descends=True
+    ),
+]
+
+each = pytest.mark.parametrize("entry", [pytest.param(entry, id=entry.name) for entry in CATALOGUE])
+
+
+def example_params(dtype: Any = jnp.float32) -> dict[str, Any]:
+    """A small tree: a matrix and, in a list, a vector."""
+    return example_grads(1, dtype, seed=1)[0]
+
+
+def example_grads(steps: int, dtype: Any = jnp.float32, seed: int = 0) -> list[dict[str, Any]]:
+    """Gradients for `example_params`, one tree a step."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> jax.Array:
+        numbers = rng.normal(size=shape)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            numbers = numbers + 1j * rng.normal(size=shape)
+        return jnp.asarray(numbers, dtype=dtype)
+
+    return [{"layers": [draw(3)], "matrix": draw(8, 2)} for _ in range(steps)]
+
+
+def run(tx: Any, params: Any, grads: list[Any]) -> tuple[list[Any], Any]:
+    """The updates of every step, and the last state; the parameters stay where they are."""
+    state, updates = tx.init(params), []
+    for grad in grads:
+        update, state = tx.update(grad, state, params)
+        updates.append(update)
+    return updates, state
+
+
+def assert_close(actual: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    """Equal structure, dtypes and, nearly, values."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, left), right in zip(
+        jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
+    ):
+        where = jax.tree_util.keystr(path)
+        assert jnp.result_type(left) == jnp.result_type(right), where
+        wide = np.complex128 if jnp.iscomplexobj(left) else np.float64
+        np.testing.assert_allclose(
+            np.asarray(left).astype(wide), np.asarray(right).astype(wide), rtol, atol, err_msg=where
+        )
+
+
+@contextmanager
+def x64() -> Iterator[None]:
+    """64-bit numbers within the block, in any version of jax."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)

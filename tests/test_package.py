@@ -1,0 +1,64 @@
+"""What the package as a whole promises: light to import, typed, licensed, and no more public than it says."""
+
+import os
+import subprocess
+import sys
+from importlib import metadata, resources
+from pathlib import Path
+from types import ModuleType
+
+import gradxform as gx
+
+HEAVY = ("sklearn", "matplotlib", "rich", "chex", "optax", "flax", "scipy.stats", "pandas", "torch")
+
+
+def test_import_loads_only_jax() -> None:
+    """Nothing that `jax` itself does not load, but the package."""
+    program = (
+        "import sys, jax, jax.numpy, numpy; before = set(sys.modules); import gradxform; "
+        "loaded = {name.split('.')[0] for name in set(sys.modules) - before}; "
+        "print(*sorted(loaded - set(sys.stdlib_module_names)));"
+        f"print(*[name for name in {HEAVY!r} if name in sys.modules and name not in before])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded, heavy = result.stdout.split("\n")[:2]
+    assert set(loaded.split()) <= {"gradxform", "jax", "jaxlib"}
+    assert heavy == ""
+
+
+def test_it_starts_no_backend() -> None:
+    """A program may still choose its devices after the import."""
+    program = (
+        "import gradxform, os; os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=3'; "
+        "import jax; print(jax.device_count())"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert result.stdout.split() == ["3"]
+
+
+def test_it_is_typed_and_licensed() -> None:
+    assert resources.files("gradxform").joinpath("py.typed").is_file()
+    described = metadata.metadata("gradxform")
+    assert described["License-Expression"] == "Apache-2.0"
+    assert described["Version"] == gx.__version__
+    needed = [name for name in metadata.requires("gradxform") or [] if "extra ==" not in name]
+    assert sorted(name.split(">")[0] for name in needed) == ["jax", "jaxlib"]
+    license_text = (Path(__file__).parents[1] / "LICENSE").read_text()
+    assert "Apache License" in license_text
+    assert "Version 2.0" in license_text
+
+
+def test_every_public_name_is_documented() -> None:
+    for name, value in vars(gx).items():
+        if (
+            name.startswith("_")
+            or isinstance(value, ModuleType)
+            or getattr(value, "__module__", "") == "typing"
+        ):
+            continue
+        if callable(value) and getattr(value, "__module__", "").startswith("gradxform"):
+            assert value.__doc__, name
+            assert value.__doc__.strip()[0].isupper() or value.__doc__.startswith(":math:"), name
