@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,16 +112,8 @@ def run(tx: Any, params: Any, grads: list[Any]) -> tuple[list[Any], Any]:
 
 def assert_close(actual: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
     """Equal structure, dtypes and, nearly, values."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for (path, left), right in zip(
-        jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
-    ):
-        where = jax.tree_util.keystr(path)
-        assert jnp.result_type(left) == jnp.result_type(right), where
-        wide = np.complex128 if jnp.iscomplexobj(left) else np.float64
-        np.testing.assert_allclose(
-            np.asarray(left).astype(wide), np.asarray(right).astype(wide), rtol, atol, err_msg=where
-        )
+    chex.assert_trees_all_equal_dtypes(actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=atol, strict=True)
 
 
 @contextmanager
