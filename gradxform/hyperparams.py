@@ -10,9 +10,10 @@ A hyperparameter may be given as
 
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -142,25 +143,42 @@ def check(who: str, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+class Owner(Protocol):
+    """What has hyperparameters: a rule.
+
+    Attributes:
+      name: its name.
+      group: the name of those that it belongs to, if any.
+      hyperparams: their names and values.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def hyperparams(self) -> Mapping[str, Any]: ...
+
+
 class Resolver:
     """The hyperparameters of several rules: which are compiled in, which change, and their values.
 
     Every hyperparameter that is not a compiled-in constant goes by one name in
-    the state: its own, or ``rule.name`` where two rules of a chain share it.
+    the state: its own, or with its group or rule before it where two rules share it.
 
     Args:
-      owners: name and hyperparameters of each rule.
+      owners: the rules.
     """
 
-    def __init__(self, owners: list[tuple[str, Mapping[str, Any]]]) -> None:
+    def __init__(self, owners: Sequence[Owner]) -> None:
         self.names = distinct_names(owners)
         self.constants: list[dict[str, Any]] = []
         self.arrays: dict[str, Any] = {}
         self._schedules: dict[str, Schedule] = {}
         self.tunables: dict[str, Any] = {}
-        for (_, hyperparams), names in zip(owners, self.names, strict=True):
+        for owner, names in zip(owners, self.names, strict=True):
             constants = {}
-            for local, value in hyperparams.items():
+            for local, value in owner.hyperparams.items():
                 if isinstance(value, Tunable):
                     self.tunables[names[local]] = value.value
                 elif isinstance(value, jax.Array | np.ndarray):
@@ -197,21 +215,27 @@ def _as_array(value: Any) -> jax.Array:
     return jnp.asarray(value, dtype=jnp.result_type(value))
 
 
-def distinct_names(owners: list[tuple[str, Mapping[str, Any]]]) -> list[dict[str, str]]:
+def distinct_names(owners: Sequence[Owner]) -> list[dict[str, str]]:
     """For each owner, its own name of a hyperparameter -> a name that no other owner uses."""
-    plain = [local for _, hyperparams in owners for local in hyperparams]
-    qualified = [f"{name}.{local}" for name, hyperparams in owners for local in hyperparams]
 
-    def distinct(index: int, name: str, local: str) -> str:
-        if plain.count(local) == 1:
-            return local
-        if qualified.count(f"{name}.{local}") == 1:
-            return f"{name}.{local}"
-        return f"{name}_{index}.{local}"
+    def candidates(index: int, owner: Owner, local: str) -> tuple[str, ...]:
+        """From short to unmistakable."""
+        group = f"{owner.group}." if owner.group else ""
+        return (
+            local,
+            f"{group}{local}",
+            f"{group}{owner.name}.{local}",
+            f"{group}{owner.name}_{index}.{local}",
+        )
 
+    named = [
+        {local: candidates(index, owner, local) for local in owner.hyperparams}
+        for index, owner in enumerate(owners)
+    ]
+    taken = Counter(name for names in named for options in names.values() for name in set(options))
     return [
-        {local: distinct(index, name, local) for local in hyperparams}
-        for index, (name, hyperparams) in enumerate(owners)
+        {local: next(name for name in options if taken[name] == 1) for local, options in names.items()}
+        for names in named
     ]
 
 

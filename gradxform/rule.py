@@ -78,6 +78,8 @@ class Rule:
         has a ``key``.
       mask: which leaves the rule applies to: a tree of booleans, a prefix of
         one, or a function from the parameters to such a tree.
+      group: what the rules that share the mask are called together; it stands
+        before the name of a hyperparameter that another group has too.
 
     Raises:
       TypeError, ValueError: a hyperparameter is of no known kind or out of its
@@ -101,6 +103,7 @@ class Rule:
     total: Callable[[Any], Any] | None = None
     random: bool = False
     mask: Mask | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hyperparams", check(self.name, self.hyperparams))
@@ -142,7 +145,7 @@ class Lift(GradientTransformation):
 
     def constants(self) -> list[tuple[str, str, Any]]:
         """The hyperparameters that the state does not hold: where its state stands, name and value."""
-        resolver = Resolver([(rule.name, rule.hyperparams) for rule in self.rules])
+        resolver = Resolver(self.rules)
         constants = [
             ("", names[local], value)
             for names, constants in zip(resolver.names, resolver.constants, strict=True)
@@ -188,7 +191,7 @@ class _Walk:
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self.rules = rules
         self.who = " + ".join(rule.name for rule in rules) or "identity"
-        self.resolver = Resolver([(rule.name, rule.hyperparams) for rule in rules])
+        self.resolver = Resolver(rules)
         # A rule with a total over the tree has to wait until the rules before it are done with every leaf.
         starts = [i for i, rule in enumerate(rules) if i == 0 or rule.total is not None]
         spans = [slice(i, j) for i, j in pairwise([*starts, len(rules)])]
@@ -253,14 +256,18 @@ class _Walk:
             None if grad is None else jnp.result_type(grad if param is None else param)
             for grad, param in zip(leaves, originals, strict=True)
         ]
+        # A leaf stays wide from its first run to its last one, which narrows it to the parameter's dtype.
+        last = [
+            max((run.span.start for run in self.runs if any(applies[run.span])), default=-1)
+            for applies in zip(*masks, strict=True)
+        ]
         for run in self.runs:
             applies = list(zip(*masks[run.span], strict=True))
             total = run.total(leaves, applies, grads)
             for i, grad in enumerate(leaves):
-                if grad is None:
+                if grad is None or not any(applies[i]):
                     continue
-                # Only the last run narrows the update to the parameter's dtype.
-                leaf = run.leaf(applies[i], dtypes[i] if run is self.runs[-1] else None)
+                leaf = run.leaf(applies[i], dtypes[i] if run.span.start == last[i] else None)
                 inputs = {**values, **total, **run.position(i)}
                 with _noting(f"while {self.who} updated", grads, i):
                     leaves[i], rows[i][run.span] = leaf(grad, rows[i][run.span], originals[i], inputs)
@@ -274,12 +281,12 @@ class _Walk:
         self, params: Params, align: Callable[[PyTree, str], list[Any]], leaves: int
     ) -> list[list[bool]]:
         """For each rule, whether it applies to each leaf."""
-        return [
-            [True] * leaves
-            if rule.mask is None
-            else align(_mask(rule.mask, params, rule.name), f"the mask of {rule.name}")
-            for rule in self.rules
-        ]
+        aligned: dict[int, list[bool]] = {id(None): [True] * leaves}
+        for rule in self.rules:
+            if id(rule.mask) not in aligned:  # rules often share one
+                mask = resolve_mask(rule.mask, params, rule.name)
+                aligned[id(rule.mask)] = align(mask, f"the mask of {rule.name}")
+        return [aligned[id(rule.mask)] for rule in self.rules]
 
     def check_leaves(
         self, grads: Updates, leaves: list[Any], without_params: bool, originals: list[Any]
@@ -424,10 +431,20 @@ def _restore(who: str, old: Any, new: Any) -> jax.Array:
     return _cast(new, old.dtype)
 
 
-def _mask(mask: Mask, params: Params, who: str) -> PyTree:
+def of_params(given: Any, params: Params) -> Any:
+    """What a function makes of the parameters, or what is given itself if it is no function."""
     # A function is a leaf of its own tree; a callable pytree (a module, say) is not, and is never called.
-    if callable(mask) and treedef_is_leaf(jax.tree.structure(mask)):
-        mask = mask(params)
+    is_function = callable(given) and treedef_is_leaf(jax.tree.structure(given))
+    return given(params) if is_function else given
+
+
+def resolve_mask(mask: Mask, params: Params, who: str) -> PyTree:
+    """The mask as a tree of booleans like the parameters.
+
+    Raises:
+      ValueError, TypeError: it does not fit them; the message names the path.
+    """
+    mask = of_params(mask, params)
     leaves, treedef = flatten(params)
     values = broadcast_prefix(mask, params, root="its mask", who=who)
     for index, (value, leaf) in enumerate(zip(values, leaves, strict=True)):

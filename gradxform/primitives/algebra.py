@@ -84,7 +84,7 @@ def ratio(numerator: Lift, denominator: Lift) -> Lift:
     """
     sides = [_rules(numerator, "numerator"), _rules(denominator, "denominator")]
     rules = [rule for side in sides for rule in side]
-    names = distinct_names([(rule.name, rule.hyperparams) for rule in rules])
+    names = distinct_names(rules)
     split = len(sides[0])
 
     def init(param: Any) -> RatioSlots:

@@ -69,8 +69,8 @@ def clip_by_global_norm(max_norm: Hyperparam) -> Lift:
     """
 
     def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
-        # The gradient of norm 0 may be multiplied by anything.
-        return jnp.minimum(1, safe_divide(step.max_norm, safe_sqrt(step.total))) * grad, slots
+        norm = safe_sqrt(step.total)
+        return jnp.where(norm < step.max_norm, 1, safe_divide(step.max_norm, norm)) * grad, slots
 
     return lift(
         Rule(
