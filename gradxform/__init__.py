@@ -32,7 +32,7 @@ from gradxform.primitives.moments import (
 )
 from gradxform.primitives.momentum import trace
 from gradxform.primitives.noise import add_noise
-from gradxform.primitives.scaling import scale, scale_by_learning_rate, scale_by_schedule
+from gradxform.primitives.scaling import scale, scale_by_learning_rate, scale_by_schedule, set_to_zero
 from gradxform.rule import LiftState, Rule, Step, lift
 from gradxform.schedules import (
     Curve,
@@ -70,5 +70,19 @@ from gradxform.training import (
 )
 from gradxform.transformation import GradientTransformation, Params, State, Updates, apply_updates
 from gradxform.trees import PyTree
+from gradxform.wrappers.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
+from gradxform.wrappers.guarding import (
+    ApplyIfFiniteState,
+    ConditionallyMaskState,
+    ConditionallyTransformState,
+    apply_if_finite,
+    conditionally_mask,
+    conditionally_transform,
+    skip_large_updates,
+    skip_not_finite,
+)
+from gradxform.wrappers.masking import MaskedState, freeze, masked, partition, selective_transform
+
+multi_transform = partition
 
 __version__ = "0.1.0"

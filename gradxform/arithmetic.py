@@ -5,25 +5,27 @@ itself, traced anew for every shape, which takes four times as long.
 """
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gradxform.hyperparams import Scalar
-
 __all__ = [
+    "Scalar",
     "abs_squared",
     "compute_dtype",
     "debias",
     "ema_of",
+    "next_count",
     "safe_divide",
     "safe_sqrt",
     "slot_like",
     "sum_of_squares",
 ]
+
+Scalar: TypeAlias = float | jax.Array
 
 
 def compute_dtype(*dtypes: Any) -> Any:
@@ -34,6 +36,11 @@ def compute_dtype(*dtypes: Any) -> Any:
 def real_dtype(dtype: Any) -> Any:
     """The dtype of the real part."""
     return jnp.finfo(dtype).dtype
+
+
+def next_count(count: jax.Array) -> jax.Array:
+    """One more, and at the largest integer no more."""
+    return count + (count < jnp.iinfo(count.dtype).max)
 
 
 def slot_like(param: Any, fill: Scalar = 0.0, *, dtype: Any = None, real: bool = False) -> jax.Array:

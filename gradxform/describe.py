@@ -13,6 +13,7 @@ from gradxform.hyperparams import show
 from gradxform.rule import Lift, Rule
 from gradxform.transformation import GradientTransformation, Params
 from gradxform.trees import tree_bytes
+from gradxform.wrappers.wrapper import Wrapper
 
 __all__ = ["Description", "Part", "describe"]
 
@@ -132,6 +133,12 @@ def _parts(tx: Any, state: Any) -> Iterator[Part]:
         for name, part in tx.parts.items():
             for row in _parts(part, None if state is None else state[name]):
                 yield row._replace(call=f"{name}: {row.call}")
+    elif isinstance(tx, Wrapper):
+        inner = list(_parts(tx.inner, None if state is None else getattr(state, tx.field)))
+        own = None if state is None else tree_bytes(state) - sum(part.state_bytes or 0 for part in inner)
+        yield Part(f"{tx.call} around", "", (), own)
+        for row in inner:
+            yield row._replace(call=f"  {row.call}")
     else:
         yield Part(_foreign(tx), "", (), None if state is None else tree_bytes(state))
 
@@ -155,12 +162,20 @@ def call(rule: Rule) -> str:
     """The rule as one would write it."""
     given = {k: v for k, v in rule.hyperparams.items() if not (rule.random and k == "key")}
     if len(given) == 1 and next(iter(given)) in rule.name:
-        return f"{rule.name}({show(next(iter(given.values())))})"
-    return f"{rule.name}({', '.join(f'{name}={show(value)}' for name, value in given.items())})"
+        arguments = [show(value) for value in given.values()]
+    else:
+        arguments = [f"{name}={show(value)}" for name, value in given.items()]
+    if rule.group:
+        return f"{rule.group}: {rule.name}({', '.join(arguments)})"
+    if rule.mask is not None:
+        arguments.append("mask=...")
+    return f"{rule.name}({', '.join(arguments)})"
 
 
 def one_line(tx: GradientTransformation) -> str:
     """The transformation in one line: ``chain(...)`` of its parts."""
+    if isinstance(tx, Wrapper):
+        return f"{tx.call} around {one_line(tx.inner)}"
     calls = [part.call for part in _parts(tx, None)]
     if isinstance(tx, NamedChain):
         return f"named_chain({', '.join(calls)})"

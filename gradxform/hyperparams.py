@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
+from gradxform.arithmetic import Scalar, next_count
 from gradxform.trees import PyTree
 
 RESERVED = frozenset({"count", "t", "total", "leaf"})
 """What a rule knows of every step under these names, a hyperparameter cannot be called."""
 
-Scalar: TypeAlias = float | jax.Array
 Schedule: TypeAlias = Callable[[Any], Any]
 
 __all__ = [
@@ -203,7 +203,7 @@ class Resolver:
 
     def _next(self, count: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         scheduled = {name: _as_array(schedule(count)) for name, schedule in self._schedules.items()}
-        return count + (count < jnp.iinfo(count.dtype).max), scheduled
+        return next_count(count), scheduled
 
 
 def _as_array(value: Any) -> jax.Array:

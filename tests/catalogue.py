@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gradxform as gx
@@ -37,8 +38,23 @@ def _kitchen_sink() -> Any:
     return gx.chain(
         gx.clip_by_global_norm(gx.tunable(1.0)),
         gx.scale_by_adam(b2=gx.tunable(0.99)),
-        gx.add_decayed_weights(1e-2, mask=lambda params: jax.tree.map(lambda p: np.ndim(p) > 1, params)),
+        gx.add_decayed_weights(1e-2, mask=_matrices),
         gx.scale_by_learning_rate(_halving),
+    )
+
+
+def _matrices(params: Any) -> Any:
+    return jax.tree.map(lambda p: np.ndim(p) > 1, params)
+
+
+def _partition() -> Any:
+    labels = {True: "matrix", False: "vector"}
+    return gx.partition(
+        {
+            "matrix": gx.adam(gx.tunable(0.1)),
+            "vector": gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(_halving)),
+        },
+        lambda params: jax.tree.map(labels.get, _matrices(params)),
     )
 
 
@@ -58,6 +74,17 @@ CATALOGUE: list[Entry] = [
     Entry("clip", lambda: gx.clip(0.3)),
     Entry("clip_by_global_norm", lambda: gx.clip_by_global_norm(1.0)),
     Entry("clip_between_moments", lambda: gx.chain(gx.ema(0.9), gx.clip_by_global_norm(0.5), gx.trace(0.9))),
+    Entry("set_to_zero", gx.set_to_zero),
+    Entry("masked", lambda: gx.masked(gx.chain(gx.clip_by_global_norm(1.0), gx.adam(0.1)), _matrices)),
+    Entry("masked_foreign", lambda: gx.masked(optax.sgd(0.1, momentum=0.9), _matrices)),
+    Entry("partition", _partition, descends=True),
+    Entry("selective_transform", lambda: gx.selective_transform(gx.adam(_halving), freeze_mask=_matrices)),
+    Entry("multi_steps", lambda: gx.MultiSteps(gx.adam(gx.tunable(0.1)), 2)),
+    Entry("multi_steps_foreign", lambda: gx.MultiSteps(optax.adam(0.1), lambda step: step + 1, False)),
+    Entry("apply_every", lambda: gx.apply_every(2)),
+    Entry("apply_if_finite", lambda: gx.apply_if_finite(gx.adam(0.1), 2), descends=True),
+    Entry("conditionally_transform", lambda: gx.conditionally_transform(gx.ema(0.9), lambda step: step > 0)),
+    Entry("conditionally_mask", lambda: gx.conditionally_mask(gx.ema(0.9), lambda step: step % 2 == 0)),
     Entry("add_decayed_weights", lambda: gx.add_decayed_weights(0.1), rests=False),
     Entry("add_noise", lambda: gx.add_noise(0.1, 0.5, key=3), rests=False),
     Entry("square", gx.square),

@@ -91,6 +91,9 @@ def test_state_keeps_its_type(entry: Entry) -> None:
     for params in ({"a": 0.5, "b": jnp.ones((2,))}, {"h": jnp.ones(2, jnp.bfloat16)}):
         state = tx.init(params)
         before = types(state)
+        # No buffer stands in two places, or the state could not be donated.
+        buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state) if leaf.size]
+        assert len(set(buffers)) == len(buffers)
         for _ in range(2):
             _, state = tx.update(params, state, params)
             assert types(state) == before

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import jax.numpy as jnp
+
 from gradxform.hyperparams import Hyperparam, Schedule, Tunable
 from gradxform.rule import Lift, Rule, Slots, Step, lift
 
-__all__ = ["scale", "scale_by_learning_rate", "scale_by_schedule"]
+__all__ = ["scale", "scale_by_learning_rate", "scale_by_schedule", "set_to_zero"]
 
 
 def scale(step_size: Hyperparam) -> Lift:
@@ -80,3 +82,22 @@ def scale_by_schedule(step_size_fn: Schedule | Tunable) -> Lift:
       1.0
     """
     return scale(step_size_fn)
+
+
+def set_to_zero() -> Lift:
+    r"""Let nothing through: :math:`u = 0`, also where the gradient is no number.
+
+    Returns:
+      A `GradientTransformation` without slots.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.set_to_zero()
+      >>> tx.update([2.0], tx.init([0.0]))[0][0].item()
+      0.0
+    """
+
+    def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
+        return jnp.zeros_like(grad), slots
+
+    return lift(Rule("set_to_zero", update, equation="u = 0"))

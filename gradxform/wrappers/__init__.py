@@ -1,0 +1,1 @@
+"""Transformations around transformations: masking, partitioning, accumulating, averaging, guarding."""
