@@ -19,6 +19,7 @@ from gradxform.hyperparams import (
 from gradxform.optimizers.adaptive import adadelta, adagrad, adam, rmsprop
 from gradxform.optimizers.gradient_descent import sgd
 from gradxform.primitives.algebra import ratio, root, square
+from gradxform.primitives.averaging import AverageSlots, average_params, evaluation_params
 from gradxform.primitives.clipping import clip, clip_by_global_norm
 from gradxform.primitives.decay import add_decayed_weights
 from gradxform.primitives.moments import (
@@ -81,7 +82,23 @@ from gradxform.wrappers.guarding import (
     skip_large_updates,
     skip_not_finite,
 )
+from gradxform.wrappers.injecting import (
+    InjectHyperparamsState,
+    InjectStatefulHyperparamsState,
+    StatefulSchedule,
+    WrappedSchedule,
+    inject_hyperparams,
+    inject_stateful_hyperparams,
+)
+from gradxform.wrappers.layout import (
+    SplitRealAndImaginaryArrays,
+    SplitRealAndImaginaryState,
+    flatten,
+    split_real_and_imaginary,
+)
 from gradxform.wrappers.masking import MaskedState, freeze, masked, partition, selective_transform
+from gradxform.wrappers.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
+from gradxform.wrappers.plateau import ReduceLROnPlateauState, reduce_on_plateau
 
 multi_transform = partition
 

@@ -134,7 +134,7 @@ def _parts(tx: Any, state: Any) -> Iterator[Part]:
             for row in _parts(part, None if state is None else state[name]):
                 yield row._replace(call=f"{name}: {row.call}")
     elif isinstance(tx, Wrapper):
-        inner = list(_parts(tx.inner, None if state is None else getattr(state, tx.field)))
+        inner = list(_parts(tx.inner, None if state is None else tx.inner_state(state)))
         own = None if state is None else tree_bytes(state) - sum(part.state_bytes or 0 for part in inner)
         yield Part(f"{tx.call} around", "", (), own)
         for row in inner:

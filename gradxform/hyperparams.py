@@ -336,7 +336,9 @@ def set_hyperparams(state: PyTree, /, **values: Scalar) -> PyTree:
     def replace(node: Any, names: dict[str, str]) -> Any:
         if hasattr(node, "tunables"):
             return node._replace(tunables=_set(node.tunables, node.scheduled, names, values))
-        return node._replace(hyperparams=_set(node.hyperparams, {}, names, values))
+        scheduled = getattr(node, "hyperparams_states", {})
+        free = {name: value for name, value in node.hyperparams.items() if name not in scheduled}
+        return node._replace(hyperparams={**node.hyperparams, **_set(free, scheduled, names, values)})
 
     replaced = iter([replace(node, names) for (_, node), names in zip(holders, public_names, strict=True)])
     held = {id(node) for _, node in holders}

@@ -59,7 +59,7 @@ def masked(
       >>> tx = gx.masked(gx.sgd(0.5), {"w": True, "b": False})
       >>> params = {"w": 1.0, "b": 1.0}
       >>> {name: float(u) for name, u in tx.update(params, tx.init(params))[0].items()}
-      {'w': -0.5, 'b': 1.0}
+      {'b': 1.0, 'w': -0.5}
     """
     return _masked(inner, mask, "", mask_compatible_extra_args)
 
@@ -178,7 +178,7 @@ def partition(
       >>> tx = gx.partition({"fast": gx.sgd(1.0), "slow": gx.sgd(0.1)}, {"w": "slow", "b": "fast"})
       >>> params = {"w": 1.0, "b": 1.0}
       >>> {name: round(float(u), 6) for name, u in tx.update(params, tx.init(params))[0].items()}
-      {'w': -0.1, 'b': -1.0}
+      {'b': -1.0, 'w': -0.1}
     """
     transforms = dict(transforms)
     if not transforms:
@@ -225,7 +225,7 @@ def freeze(mask: Mask) -> GradientTransformation:
       >>> tx = gx.chain(gx.sgd(0.5), gx.freeze({"w": True, "b": False}))
       >>> params = {"w": 1.0, "b": 1.0}
       >>> {name: float(u) for name, u in tx.update(params, tx.init(params))[0].items()}
-      {'w': 0.0, 'b': -0.5}
+      {'b': -0.5, 'w': 0.0}
     """
     return masked(set_to_zero(), mask)
 
@@ -245,7 +245,7 @@ def selective_transform(optimizer: GradientTransformation, *, freeze_mask: Mask)
       >>> tx = gx.selective_transform(gx.sgd(0.5), freeze_mask={"w": True, "b": False})
       >>> params = {"w": 1.0, "b": 1.0}
       >>> {name: float(u) for name, u in tx.update(params, tx.init(params))[0].items()}
-      {'w': 0.0, 'b': -0.5}
+      {'b': -0.5, 'w': 0.0}
     """
 
     def trained(params: Params) -> PyTree:

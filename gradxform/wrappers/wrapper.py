@@ -20,7 +20,7 @@ class Wrapper(GradientTransformation):
     Attributes:
       call: how one would write it, without the inner transformation.
       inner: the inner transformation.
-      field: where its state stands in the wrapper's.
+      field: where its state stands in the wrapper's; empty if it is the whole of it.
     """
 
     call: str
@@ -45,7 +45,12 @@ class Wrapper(GradientTransformation):
     def constants(self) -> list[tuple[str, str, Any]]:
         """The hyperparameters that the state does not hold: where its part's state stands, name and value."""
         inner: list[tuple[str, str, Any]] = getattr(self.inner, "constants", list)()
-        return [(f".{self.field}{path}", name, value) for path, name, value in inner]
+        prefix = f".{self.field}" if self.field else ""
+        return [(prefix + path, name, value) for path, name, value in inner]
+
+    def inner_state(self, state: State) -> State:
+        """The inner transformation's state."""
+        return getattr(state, self.field) if self.field else state
 
 
 register_static(Wrapper)
