@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import tree_flatten
 
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
 from gradxform.trees import PyTree, check_inexact
@@ -56,11 +57,11 @@ def flatten(inner: GradientTransformation) -> Wrapper:
     ) -> tuple[Updates, State]:
         known = None if params is None else vector(params)
         flat, state = inner.update(vector(grads), state, known, **accepted(extra))
-        leaves, treedef = jax.tree.flatten(grads)
+        leaves, treedef = tree_flatten(grads)
         parts = jnp.split(flat, list(accumulate(np.size(leaf) for leaf in leaves[:-1])))
         updates = [jnp.reshape(part, np.shape(leaf)) for part, leaf in zip(parts, leaves, strict=False)]
         like = grads if params is None else params
-        return conform(treedef.unflatten(updates), like), state
+        return conform(jax.tree.unflatten(treedef, updates), like), state
 
     return Wrapper("flatten", inner, init, update, field="")
 

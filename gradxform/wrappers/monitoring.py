@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from gradxform.hyperparams import Hyperparam
 from gradxform.primitives.moments import ema
@@ -37,6 +38,11 @@ class MonitorState(NamedTuple):
     measure_states: tuple[State, ...]
 
 
+def _kept(measurement: PyTree) -> PyTree:
+    """Copies, as what was measured may be donated, of types that stay."""
+    return jax.tree.map(lambda x: jnp.array(x, dtype=jnp.result_type(x)), measurement)
+
+
 def snapshot(measure_name: str, measure: Measure) -> GradientTransformation:
     """Keep a measurement of the updates that pass here; `gradxform.tree.get` reads it from the state.
 
@@ -57,12 +63,12 @@ def snapshot(measure_name: str, measure: Measure) -> GradientTransformation:
     """
 
     def init(params: Params) -> SnapshotState:
-        return SnapshotState({measure_name: measure(params)})
+        return SnapshotState({measure_name: _kept(measure(params))})
 
     def update(
         grads: Updates, state: SnapshotState, params: Params | None = None
     ) -> tuple[Updates, SnapshotState]:
-        return grads, SnapshotState({measure_name: measure(grads)})
+        return grads, SnapshotState({measure_name: _kept(measure(grads))})
 
     return GradientTransformation(init, update)
 
@@ -84,7 +90,7 @@ def monitor(measures: Mapping[str, Measure | GradientTransformation]) -> Gradien
       >>> float(state.measurements["first"])
       3.0
     """
-    parts = {
+    parts: dict[str, Any] = {
         name: measure if hasattr(measure, "update") else _stateless(measure)
         for name, measure in measures.items()
     }
@@ -96,7 +102,7 @@ def monitor(measures: Mapping[str, Measure | GradientTransformation]) -> Gradien
             name: part.update(updates, state, params, **accepted_keywords(part.update)(extra))
             for (name, part), state in zip(parts.items(), states, strict=True)
         }
-        measurements = {name: measurement for name, (measurement, _) in results.items()}
+        measurements = {name: _kept(measurement) for name, (measurement, _) in results.items()}
         return MonitorState(measurements, tuple(state for _, state in results.values()))
 
     def init(params: Params) -> MonitorState:
