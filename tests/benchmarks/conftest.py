@@ -166,3 +166,61 @@ def _training_chain(library: Any) -> Any:
 def chains() -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Builders of the same chain, ours and Optax's. A fresh one has no traces of its own yet."""
     return lambda: _training_chain(gx), lambda: _training_chain(optax)
+
+
+def step_of(tx: Any) -> Callable[..., Any]:
+    """A training step's share of the optimizer: the update, and its addition to the parameters."""
+
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return jax.tree.map(lambda p, u: p + u, params, updates), state
+
+    return step
+
+
+@pytest.fixture
+def tracing(abstract: Any) -> Callable[[Callable[[], Any]], Contestant]:
+    """A first trace of the update, with nothing cached yet, as a program does it once."""
+
+    def tracing(build: Callable[[], Any]) -> Contestant:
+        def prepare() -> Callable[[], Any]:
+            tx = build()
+            state = jax.eval_shape(tx.init, abstract)
+            jax.clear_caches()
+            return lambda: jax.jit(tx.update).trace(abstract, state, abstract)
+
+        return prepare
+
+    return tracing
+
+
+@pytest.fixture
+def stepping(draw: Callable[[int], Any]) -> Callable[[Callable[[], Any], int], Contestant]:
+    """So many compiled steps, parameters and state given away, as a training loop does."""
+
+    def stepping(build: Callable[[], Any], steps: int) -> Contestant:
+        tx = build()
+        params, grads = draw(0), draw(1)
+        carry = (params, tx.init(params))
+        step = jax.jit(step_of(tx), donate_argnums=(0, 1))
+
+        def run() -> None:
+            nonlocal carry
+            for _ in range(steps):
+                carry = step(*carry, grads)
+            jax.block_until_ready(carry)
+
+        return lambda: run
+
+    return stepping
+
+
+@pytest.fixture
+def lowered_size(abstract: Any) -> Callable[[Any], int]:
+    """The length of the lowered step before any optimization."""
+
+    def size(tx: Any) -> int:
+        state = jax.eval_shape(tx.init, abstract)
+        return len(jax.jit(step_of(tx)).lower(abstract, state, abstract).as_text())
+
+    return size
