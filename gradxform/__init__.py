@@ -16,6 +16,7 @@ from gradxform.hyperparams import (
     tunable,
     unit,
 )
+from gradxform.microbatching import microbatch
 from gradxform.optimizers.adaptive import adadelta, adagrad, adam, rmsprop
 from gradxform.optimizers.gradient_descent import sgd
 from gradxform.primitives.algebra import ratio, root, square
