@@ -3,6 +3,7 @@
 import copy
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +98,29 @@ def test_state_keeps_its_type(entry: Entry) -> None:
         for _ in range(2):
             _, state = tx.update(params, state, params)
             assert types(state) == before
+
+
+@each
+def test_a_state_of_abstract_parameters(entry: Entry) -> None:
+    """optax #548: the state's shapes, and the state laid out over devices, before there are parameters."""
+    tx, params = entry.make(), example_params()
+    abstract = jax.eval_shape(lambda: params)
+    state = tx.init(params)
+    shapes = jax.eval_shape(tx.init, abstract)
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes, state)
+    if entry.descends:
+        chex.assert_trees_all_equal_shapes_and_dtypes(tx.init(abstract), state)
+
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+
+    def layout(leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec("data") if leaf.shape[:1] == (8,) else PartitionSpec())
+
+    shardings = jax.tree.map(layout, shapes)
+    laid_out = jax.jit(tx.init, out_shardings=shardings)(params)
+    for leaf, sharding in zip(jax.tree.leaves(laid_out), jax.tree.leaves(shardings), strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    assert_close(laid_out, state)
 
 
 @each

@@ -50,7 +50,8 @@ def flatten(inner: GradientTransformation) -> Wrapper:
         return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves] or [jnp.zeros(0)])
 
     def init(params: Params) -> State:
-        return inner.init(vector(params))
+        abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
+        return inner.init(jax.eval_shape(vector, params) if abstract else vector(params))
 
     def update(
         grads: Updates, state: State, params: Params | None = None, **extra: Any
