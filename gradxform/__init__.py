@@ -1,5 +1,6 @@
 """gradxform: deep-learning optimizers for JAX, composed from small rules."""
 
+from gradxform import contrib, microbatching, schedules, transforms
 from gradxform.arithmetic import abs_squared, debias, ema_of, safe_divide, safe_sqrt, slot_like
 from gradxform.chain import chain, identity, named_chain
 from gradxform.comparison import Contestant, Report, compare
@@ -18,10 +19,19 @@ from gradxform.hyperparams import (
 )
 from gradxform.microbatching import microbatch
 from gradxform.optimizers.adaptive import adadelta, adagrad, adam, rmsprop
-from gradxform.optimizers.gradient_descent import sgd
+from gradxform.optimizers.gradient_descent import dpsgd, sgd
 from gradxform.primitives.algebra import ratio, root, square
 from gradxform.primitives.averaging import AverageSlots, average_params, evaluation_params
-from gradxform.primitives.clipping import clip, clip_by_global_norm
+from gradxform.primitives.clipping import (
+    adaptive_grad_clip,
+    clip,
+    clip_by_block_rms,
+    clip_by_global_norm,
+    per_example_global_norm_clip,
+    per_example_layer_norm_clip,
+    unitwise_clip,
+    unitwise_norm,
+)
 from gradxform.primitives.decay import add_decayed_weights
 from gradxform.primitives.moments import (
     accumulate_squares,
@@ -34,8 +44,25 @@ from gradxform.primitives.moments import (
 )
 from gradxform.primitives.momentum import trace
 from gradxform.primitives.noise import add_noise
+from gradxform.primitives.privacy import (
+    DifferentiallyPrivateAggregateState,
+    differentially_private_aggregate,
+)
 from gradxform.primitives.scaling import scale, scale_by_learning_rate, scale_by_schedule, set_to_zero
-from gradxform.rule import LiftState, Rule, Step, lift
+from gradxform.primitives.shaping import (
+    ZeroNansState,
+    centralize,
+    keep_params_nonnegative,
+    normalize,
+    normalize_by_update_norm,
+    scale_by_param_block_norm,
+    scale_by_param_block_rms,
+    scale_by_trust_ratio,
+    stateless,
+    stateless_with_tree_map,
+    zero_nans,
+)
+from gradxform.rule import LiftState, Mask, Rule, Step, lift
 from gradxform.schedules import (
     Curve,
     constant_schedule,
@@ -70,7 +97,16 @@ from gradxform.training import (
     fit,
     take,
 )
-from gradxform.transformation import GradientTransformation, Params, State, Updates, apply_updates
+from gradxform.transformation import (
+    EmptyState,
+    GradientTransformation,
+    Params,
+    State,
+    Updates,
+    apply_updates,
+    init_empty_state,
+    with_extra_args_support,
+)
 from gradxform.trees import PyTree
 from gradxform.wrappers.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
 from gradxform.wrappers.guarding import (
@@ -101,6 +137,11 @@ from gradxform.wrappers.masking import MaskedState, freeze, masked, partition, s
 from gradxform.wrappers.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from gradxform.wrappers.plateau import ReduceLROnPlateauState, reduce_on_plateau
 
+# What Optax calls the same.
 multi_transform = partition
+GradientTransformationExtraArgs = GradientTransformation
+MaskOrFn = Mask
+OptState = State
+ScalarOrSchedule = Hyperparam
 
 __version__ = "0.1.0"

@@ -208,7 +208,7 @@ class Resolver:
 
 def _as_array(value: Any) -> jax.Array:
     if isinstance(value, jax.Array) and not getattr(value, "weak_type", False):  # keys have none
-        return value
+        return jnp.copy(value)  # the state may be donated, and the next one is made of the same value
     if jnp.issubdtype(jnp.result_type(value), jnp.integer) and jnp.ndim(value) == 0:
         value = jnp.asarray(value, dtype=float)
     # An explicit dtype makes it strongly typed, so that the state is the same type at every step.

@@ -12,7 +12,16 @@ Params: TypeAlias = PyTree
 Updates: TypeAlias = PyTree
 State: TypeAlias = PyTree
 
-__all__ = ["GradientTransformation", "Params", "State", "Updates", "apply_updates"]
+__all__ = [
+    "EmptyState",
+    "GradientTransformation",
+    "Params",
+    "State",
+    "Updates",
+    "apply_updates",
+    "init_empty_state",
+    "with_extra_args_support",
+]
 
 
 class GradientTransformation(NamedTuple):
@@ -52,6 +61,58 @@ def accepted_keywords(update: Callable[..., Any]) -> Callable[[dict[str, Any]], 
         return lambda extra: extra
     names = frozenset(p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY)
     return lambda extra: {name: value for name, value in extra.items() if name in names}
+
+
+class EmptyState(NamedTuple):
+    """The state of a transformation that remembers nothing."""
+
+
+def init_empty_state(params: Params) -> EmptyState:
+    """The `init` of a transformation that remembers nothing.
+
+    Args:
+      params: not used.
+
+    Returns:
+      An `EmptyState`.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.init_empty_state([1.0])
+      EmptyState()
+    """
+    return EmptyState()
+
+
+def with_extra_args_support(tx: GradientTransformation) -> GradientTransformation:
+    """The transformation, with an `update` that drops the extra keyword arguments it does not know.
+
+    Inside a `chain` or a wrapper there is no need for it.
+
+    Args:
+      tx: any transformation.
+
+    Returns:
+      The transformation, as it is if it takes them anyway.
+
+    Example:
+      >>> import gradxform as gx
+      >>> halve = gx.GradientTransformation(
+      ...     init=gx.init_empty_state,
+      ...     update=lambda grads, state, params=None: ([g / 2 for g in grads], state))
+      >>> gx.with_extra_args_support(halve).update([4.0], gx.EmptyState(), value=1.0)
+      ([2.0], EmptyState())
+    """
+    accepted = accepted_keywords(tx.update)
+    if accepted({"any": None}):
+        return tx
+
+    def update(
+        grads: Updates, state: State, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, State]:
+        return tx.update(grads, state, params, **accepted(extra))
+
+    return GradientTransformation(tx.init, update)
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:

@@ -34,7 +34,7 @@ def add_decayed_weights(weight_decay: Hyperparam = 0.0, mask: Mask | None = None
       >>> tx = gx.add_decayed_weights(0.5, mask={"w": True, "b": False})
       >>> params = {"w": 2.0, "b": 2.0}
       >>> updates, _ = tx.update({"w": 1.0, "b": 1.0}, tx.init(params), params)
-      >>> updates["w"].item(), updates["b"].item()
+      >>> float(updates["w"]), float(updates["b"])
       (2.0, 1.0)
     """
 

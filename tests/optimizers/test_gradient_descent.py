@@ -83,3 +83,56 @@ def test_the_sum_is_kept_in_the_dtype_asked_for() -> None:
 def test_momentum_out_of_bounds(momentum: float) -> None:
     with pytest.raises(ValueError, match=rf"trace: decay must be in \[0, 1\], got {momentum}"):
         gx.sgd(0.1, momentum=momentum)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_dpsgd_200_steps(setting: str) -> None:
+    """With the noise that Optax draws from the same key, and without any as NumPy has it."""
+    arguments, rate, bound = SETTINGS[setting], 0.02, 1.5
+    targets = np.random.default_rng(8).normal(size=(200, 6, 3)).astype(np.float32)
+    start = {"w": np.asarray([1.0, -2.0], np.float32), "b": np.float32(3.0)}
+
+    def loss(params: Any, target: Any) -> Any:
+        return jnp.sum((params["w"] - target[:2]) ** 2) + (params["b"] - target[2]) ** 2
+
+    def step(carry: Any, batch: Any) -> Any:
+        new = []
+        for tx, (params, state) in zip(txs, carry, strict=True):
+            grads = jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, batch)
+            updates, state = tx.update(grads, state, params)
+            new.append((gx.apply_updates(params, updates), state))
+        return new, None
+
+    aggregate = optax.contrib.differentially_private_aggregate(bound, 0.4, jax.random.key(3))
+    txs = [
+        gx.dpsgd(rate, bound, 0.0, 3, **arguments),
+        gx.dpsgd(rate, bound, 0.4, 3, **arguments),
+        optax.chain(aggregate, optax.sgd(rate, **arguments)),
+    ]
+    begin = [(params, tx.init(params)) for tx in txs for params in [jax.tree.map(jnp.asarray, start)]]
+    ends, _ = jax.jit(lambda carry: jax.lax.scan(step, carry, targets))(begin)
+    quiet, ours, theirs = [np.append(end["w"], end["b"]) for end, _ in ends]
+
+    def gradient(w: Any, t: int) -> Any:
+        grads = 2 * (w - targets[t - 1].astype(np.float64))
+        norms = np.linalg.norm(grads, axis=1, keepdims=True)
+        return np.mean(grads * np.minimum(1, bound / norms), axis=0)
+
+    assert_allclose(
+        quiet, sgd(np.asarray([1.0, -2.0, 3.0]), gradient, rate, **arguments), rtol=1e-5, atol=1e-6
+    )
+    assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert np.linalg.norm(ours - quiet) > 1e-3
+
+
+def test_dpsgd_takes_a_schedule_and_refuses_bounds_that_make_no_sense() -> None:
+    tx = gx.dpsgd(lambda count: 1.0 / (count + 1), 10.0, 0.0, seed=jax.random.key(0))
+    grads, state = jnp.asarray([1.0, 3.0]), tx.init(0.0)
+    for rate in (1.0, 0.5):
+        updates, state = tx.update(grads, state, 0.0)
+        assert_allclose(updates, -2 * rate, rtol=1e-6)
+        assert float(gx.get_hyperparams(state)["learning_rate"]) == rate
+    with pytest.raises(ValueError, match="l2_norm_clip must be above 0"):
+        gx.dpsgd(0.1, 0.0, 1.0, 0)
+    with pytest.raises(ValueError, match=r"trace: decay must be in \[0, 1\], got 1\.5"):
+        gx.dpsgd(0.1, 1.0, 1.0, 0, momentum=1.5)
