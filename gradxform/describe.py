@@ -134,10 +134,11 @@ def _parts(tx: Any, state: Any) -> Iterator[Part]:
             for row in _parts(part, None if state is None else state[name]):
                 yield row._replace(call=f"{name}: {row.call}")
     elif isinstance(tx, Wrapper):
-        inner = list(_parts(tx.inner, None if state is None else tx.inner_state(state)))
-        own = None if state is None else tree_bytes(state) - sum(part.state_bytes or 0 for part in inner)
-        yield Part(f"{tx.call} around", "", (), own)
-        for row in inner:
+        inner = None if state is None else tx.inner_state(state)
+        yield Part(
+            f"{tx.call} around", "", (), None if state is None else tree_bytes(state) - tree_bytes(inner)
+        )
+        for row in _parts(tx.inner, inner):
             yield row._replace(call=f"  {row.call}")
     else:
         yield Part(_foreign(tx), "", (), None if state is None else tree_bytes(state))

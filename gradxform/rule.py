@@ -261,6 +261,9 @@ class _Walk:
             max((run.span.start for run in self.runs if any(applies[run.span])), default=-1)
             for applies in zip(*masks, strict=True)
         ]
+        for i, (leaf, run_last) in enumerate(zip(leaves, last, strict=False)):
+            if leaf is not None and run_last < 0 and jnp.result_type(leaf) != dtypes[i]:
+                leaves[i] = _narrow(leaf, dtypes[i])
         for run in self.runs:
             applies = list(zip(*masks[run.span], strict=True))
             total = run.total(leaves, applies, grads)

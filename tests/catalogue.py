@@ -22,12 +22,14 @@ class Entry(NamedTuple):
       make: makes a new one.
       rests: whether zero gradients give zero updates.
       descends: whether it is a whole optimizer, whose updates go downhill.
+      wide: whether it computes, and keeps its state, in float32 whatever the parameters are.
     """
 
     name: str
     make: Callable[[], Any]
     rests: bool = True
     descends: bool = False
+    wide: bool = True
 
 
 def _halving(count: Any) -> Any:
@@ -88,11 +90,15 @@ CATALOGUE: list[Entry] = [
     Entry("stateless_with_tree_map", lambda: gx.stateless_with_tree_map(lambda grad, param: grad * param)),
     Entry("set_to_zero", gx.set_to_zero),
     Entry("masked", lambda: gx.masked(gx.chain(gx.clip_by_global_norm(1.0), gx.adam(0.1)), _matrices)),
-    Entry("masked_foreign", lambda: gx.masked(optax.sgd(0.1, momentum=0.9), _matrices)),
+    Entry("masked_foreign", lambda: gx.masked(optax.sgd(0.1, momentum=0.9), _matrices), wide=False),
     Entry("partition", _partition, descends=True),
     Entry("selective_transform", lambda: gx.selective_transform(gx.adam(_halving), freeze_mask=_matrices)),
     Entry("multi_steps", lambda: gx.MultiSteps(gx.adam(gx.tunable(0.1)), 2)),
-    Entry("multi_steps_foreign", lambda: gx.MultiSteps(optax.adam(0.1), lambda step: step + 1, False)),
+    Entry(
+        "multi_steps_foreign",
+        lambda: gx.MultiSteps(optax.adam(0.1), lambda step: step + 1, False),
+        wide=False,
+    ),
     Entry("apply_every", lambda: gx.apply_every(2)),
     Entry("apply_if_finite", lambda: gx.apply_if_finite(gx.adam(0.1), 2), descends=True),
     Entry("conditionally_transform", lambda: gx.conditionally_transform(gx.ema(0.9), lambda step: step > 0)),
@@ -101,8 +107,10 @@ CATALOGUE: list[Entry] = [
     Entry("inject_hyperparams", lambda: gx.inject_hyperparams(gx.adam)(_halving), descends=True),
     Entry("flatten", lambda: gx.flatten(gx.adam(0.1)), descends=True),
     Entry("split_real_and_imaginary", lambda: gx.split_real_and_imaginary(gx.adam(0.1)), descends=True),
-    Entry("snapshot", lambda: gx.snapshot("updates", lambda updates: updates)),
-    Entry("monitor", lambda: gx.monitor({"mean": gx.measure_with_ema(lambda updates: updates, 0.9)})),
+    Entry("snapshot", lambda: gx.snapshot("updates", lambda updates: updates), wide=False),
+    Entry(
+        "monitor", lambda: gx.monitor({"mean": gx.measure_with_ema(lambda updates: updates, 0.9)}), wide=False
+    ),
     Entry("add_decayed_weights", lambda: gx.add_decayed_weights(0.1), rests=False),
     Entry("add_noise", lambda: gx.add_noise(0.1, 0.5, key=3), rests=False),
     Entry("square", gx.square),

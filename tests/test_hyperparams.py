@@ -269,3 +269,12 @@ def test_values_of_no_known_kind(value: Any) -> None:
         TypeError, match=r"scale_by_learning_rate: learning_rate must be a number, an array, a sch"
     ):
         gx.sgd(value)
+
+
+def test_the_state_has_its_own_copy_of_what_the_user_gave() -> None:
+    """A state may be donated; the next one is made of the same transformation."""
+    params = {"w": jnp.ones(2)}
+    for tx in (gx.add_noise(0.1, 0.5, key=jax.random.key(0)), gx.sgd(gx.tunable(jnp.asarray(0.1)))):
+        step = jax.jit(tx.update, donate_argnums=1)
+        first, second = (step(params, tx.init(params))[0]["w"] for _ in range(2))
+        np.testing.assert_array_equal(first, second)
