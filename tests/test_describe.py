@@ -10,6 +10,7 @@ import optax
 from catalogue import Entry, each, example_params
 
 import gradxform as gx
+from gradxform.rule import Lift
 
 PARAMS = {"w": jnp.zeros((10, 10)), "b": jnp.zeros(10, jnp.bfloat16), "none": None}
 
@@ -58,7 +59,7 @@ def test_bytes_are_those_of_the_real_state(entry: Entry) -> None:
     # Shapes alone will do, and what is left out of the parts' sum are the numbers that a lift keeps.
     abstract = gx.describe(tx, jax.eval_shape(lambda: params))
     assert str(abstract) == str(described)
-    if isinstance(state, gx.LiftState):
+    if isinstance(tx, Lift):
         slots = sum(leaf.nbytes for leaf in jax.tree.leaves(state.slots))
         assert sum(part.state_bytes or 0 for part in described.parts) == slots
         assert all(part.equation for part in described.parts)
