@@ -1,6 +1,6 @@
 """gradxform: deep-learning optimizers for JAX, composed from small rules."""
 
-from gradxform import contrib, microbatching, schedules, transforms
+from gradxform import contrib, losses, microbatching, schedules, transforms
 from gradxform.arithmetic import abs_squared, debias, ema_of, safe_divide, safe_sqrt, slot_like
 from gradxform.chain import chain, identity, named_chain
 from gradxform.comparison import Contestant, Report, compare
@@ -16,6 +16,27 @@ from gradxform.hyperparams import (
     set_hyperparams,
     tunable,
     unit,
+)
+from gradxform.losses import (
+    convex_kl_divergence,
+    cosine_distance,
+    cosine_similarity,
+    ctc_loss,
+    ctc_loss_with_forward_probs,
+    generalized_kl_divergence,
+    hinge_loss,
+    huber_loss,
+    kl_divergence,
+    l2_loss,
+    log_cosh,
+    ntxent,
+    safe_softmax_cross_entropy,
+    sigmoid_binary_cross_entropy,
+    sigmoid_focal_loss,
+    smooth_labels,
+    softmax_cross_entropy,
+    softmax_cross_entropy_with_integer_labels,
+    squared_error,
 )
 from gradxform.microbatching import microbatch
 from gradxform.optimizers.adaptive import adadelta, adagrad, adam, rmsprop
