@@ -78,7 +78,7 @@ def ctc_loss_with_forward_probs(
     blank_id: int = 0,
     log_epsilon: Scalar = -1e5,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    r"""`ctc_loss` together with the forward variables it is computed from.
+    r"""The same as `ctc_loss`, together with the forward variables that it is computed from.
 
     .. math::
       \beta_t(n) &= p_t(\text{blank}) \bigl( \beta_{t-1}(n) + \alpha_{t-1}(n - 1) \bigr) \\
