@@ -16,7 +16,7 @@ from jax.tree_util import treedef_is_leaf
 from gradxform.arithmetic import compute_dtype, real_dtype
 from gradxform.hyperparams import Hyperparam, Resolver, check
 from gradxform.transformation import GradientTransformation, Params, Updates
-from gradxform.trees import PyTree, broadcast_prefix, check_inexact, flatten, flatten_like, paths
+from gradxform.trees import AnyParams, PyTree, broadcast_prefix, check_inexact, flatten, flatten_like, paths
 
 Slots: TypeAlias = Any
 """What a rule remembers for one array: a ``NamedTuple`` of arrays, or ``()``."""
@@ -447,6 +447,8 @@ def resolve_mask(mask: Mask, params: Params, who: str) -> PyTree:
     Raises:
       ValueError, TypeError: it does not fit them; the message names the path.
     """
+    if isinstance(params, AnyParams):  # no mask fits it, and any leaf of it may be on
+        return jax.tree.map(lambda _: True, params)
     mask = of_params(mask, params)
     leaves, treedef = flatten(params)
     values = broadcast_prefix(mask, params, root="its mask", who=who)

@@ -4,16 +4,54 @@ Everything in the library that goes through a pytree leaf by leaf goes through
 here. ``None`` counts as a leaf, so that a missing gradient keeps its place.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import PyTreeDef, keystr, tree_flatten, tree_flatten_with_path
+from jax.tree_util import (
+    PyTreeDef,
+    keystr,
+    register_pytree_node_class,
+    tree_flatten,
+    tree_flatten_with_path,
+)
 
 PyTree = Any
 """Any nesting of containers that JAX knows, with arrays at its leaves."""
 
-__all__ = ["PyTree", "broadcast_prefix", "check_inexact", "flatten", "flatten_like", "paths", "tree_bytes"]
+__all__ = [
+    "AnyParams",
+    "PyTree",
+    "broadcast_prefix",
+    "check_inexact",
+    "flatten",
+    "flatten_like",
+    "map_leaves",
+    "paths",
+    "tree_bytes",
+]
+
+
+@register_pytree_node_class
+class AnyParams:
+    """Parameters of any structure: where `init` puts it into a state, the state has a tree like them.
+
+    It has one leaf, so that functions of parameters take it.
+
+    Args:
+      leaf: the leaf.
+    """
+
+    def __init__(self, leaf: Any) -> None:
+        self.leaf = leaf
+
+    def tree_flatten(self) -> tuple[tuple[Any], None]:
+        return (self.leaf,), None
+
+    @classmethod
+    def tree_unflatten(cls, aux: None, children: tuple[Any]) -> "AnyParams":
+        return cls(*children)
 
 
 def _is_none(node: Any) -> bool:
@@ -32,7 +70,14 @@ def paths(tree: PyTree, root: str) -> list[str]:
 
 
 def flatten_like(
-    treedef: PyTreeDef, reference: PyTree, tree: PyTree, *, root: str, like: str, who: str
+    treedef: PyTreeDef,
+    reference: PyTree,
+    tree: PyTree,
+    *,
+    root: str,
+    like: str,
+    who: str,
+    remedy: str = "",
 ) -> list[Any]:
     """The subtrees of `tree` that stand at the leaves of `reference`.
 
@@ -43,6 +88,7 @@ def flatten_like(
       root: what to call `tree` in an error.
       like: what to call `reference` in an error.
       who: the transformation that asks.
+      remedy: what an error says to do.
 
     Raises:
       ValueError: the structures differ; the message names the first path that does.
@@ -53,7 +99,7 @@ def flatten_like(
         raise ValueError(
             f"{who}: {root} and {like} do not have the same structure: "
             f"{_first_difference(reference, tree, root, like)}. "
-            f"Pass {like} of the same structure as the parameters given to init."
+            f"{remedy or f'Pass {like} of the same structure as the parameters given to init.'}"
         ) from error
     return subtrees
 
@@ -74,6 +120,50 @@ def _first_difference(reference: PyTree, tree: PyTree, root: str, like: str) -> 
 def _same(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
     # A field and a dictionary's key of the same name are different places.
     return [(type(key), key) for key in left] == [(type(key), key) for key in right]
+
+
+def map_leaves(f: Callable[..., Any], *trees: PyTree, who: str, names: tuple[str, ...]) -> PyTree:
+    """`f` of every leaf of the first tree and what stands in its place in the others; ``None`` stays.
+
+    Args:
+      f: a function of as many arguments as there are trees.
+      *trees: the trees.
+      who: the function that asks.
+      names: what to call the trees in an error.
+
+    Raises:
+      ValueError: the structures differ, or a leaf is missing; the message names
+        the path. It also stands in the notes of what `f` raises.
+    """
+    leaves, treedef = flatten(trees[0])
+    columns = [
+        flatten_like(
+            treedef,
+            trees[0],
+            tree,
+            root=name,
+            like=names[0],
+            who=who,
+            remedy=f"Pass {name} of the structure of {names[0]}.",
+        )
+        for tree, name in zip(trees[1:], names[1:], strict=True)
+    ]
+
+    def at(index: int, leaf: Any, *beside: Any) -> Any:
+        if leaf is None:
+            return None
+        for name, other in zip(names[1:], beside, strict=True):
+            if other is None:
+                raise ValueError(
+                    f"{who}: {paths(trees[0], name)[index]} is None, in {names[0]} there is a leaf in its place"
+                )
+        try:
+            return f(leaf, *beside)
+        except (TypeError, ValueError) as error:
+            error.add_note(f"in {who}, at {paths(trees[0], names[0])[index]}")
+            raise
+
+    return treedef.unflatten(map(at, range(len(leaves)), leaves, *columns))
 
 
 def check_inexact(leaf: Any, tree: PyTree, index: int, *, root: str, who: str) -> None:

@@ -77,7 +77,7 @@ def softmax_cross_entropy(
 
 
 def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
-    r"""`softmax_cross_entropy` over the last axis, under the name that promises the limit at 0.
+    r"""The same as `softmax_cross_entropy` over the last axis, by the name that promises the limit at 0.
 
     .. math::
       -\sum_i y_i \log \frac{e^{z_i}}{\sum_j e^{z_j}}, \qquad 0 \cdot \infty = 0
