@@ -165,8 +165,8 @@ def run(tx: Any, params: Any, grads: list[Any]) -> tuple[list[Any], Any]:
 
 def assert_close(actual: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
     """Equal structure, dtypes and, nearly, values."""
-    chex.assert_trees_all_equal_dtypes(actual, expected)
-    chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=atol, strict=True)
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=rtol, atol=atol)
 
 
 @contextmanager

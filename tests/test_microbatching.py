@@ -91,19 +91,17 @@ def test_microbatches_of_a_sharded_batch() -> None:
     assert split.sharding.shard_shape(split.shape) == (4, 1)
 
 
-def test_one_slice_at_a_time_takes_less_memory() -> None:
+def test_the_function_sees_one_slice_at_a_time() -> None:
+    seen = []
+
     def wide(x: Any) -> Any:
-        return jnp.tanh(jnp.sin(x[:, :, None] * jnp.arange(64.0)) @ jnp.ones((64, 64))).sum()
+        seen.append(x.shape)
+        return jnp.tanh(x[:, :, None] * jnp.arange(64.0)).sum()
 
     x = jnp.ones((512, 8))
-
-    def temporary(fun: Any) -> int:
-        return int(jax.jit(jax.grad(fun)).lower(x).compile().memory_analysis().temp_size_in_bytes)
-
-    sliced = microbatch(jax.grad(wide), 0, 16, AccumulationType.CONCAT)
-    needed = jax.jit(sliced).lower(x).compile().memory_analysis().temp_size_in_bytes
-    assert needed < temporary(wide) / 4
-    assert_close(jax.jit(sliced)(x), jax.jit(jax.grad(wide))(x), rtol=1e-4)
+    sliced = jax.jit(microbatch(jax.grad(wide), 0, 16, AccumulationType.CONCAT))(x)
+    assert set(seen) == {(16, 8)}
+    assert_close(sliced, jax.jit(jax.grad(wide))(x), rtol=1e-4)
 
 
 def test_micro_vmap_as_vmap_and_as_optax() -> None:
