@@ -155,7 +155,7 @@ def map_leaves(f: Callable[..., Any], *trees: PyTree, who: str, names: tuple[str
         for name, other in zip(names[1:], beside, strict=True):
             if other is None:
                 raise ValueError(
-                    f"{who}: {paths(trees[0], name)[index]} is None, in {names[0]} there is a leaf in its place"
+                    f"{who}: {paths(trees[0], name)[index]} is None, but {names[0]} has a leaf in its place"
                 )
         try:
             return f(leaf, *beside)
