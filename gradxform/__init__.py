@@ -1,6 +1,6 @@
 """gradxform: deep-learning optimizers for JAX, composed from small rules."""
 
-from gradxform import contrib, losses, microbatching, projections, schedules, transforms
+from gradxform import contrib, losses, microbatching, projections, schedules, transforms, tree, tree_utils
 from gradxform.arithmetic import abs_squared, debias, ema_of, safe_divide, safe_sqrt, slot_like
 from gradxform.chain import chain, identity, named_chain
 from gradxform.comparison import Contestant, Report, compare
@@ -39,6 +39,7 @@ from gradxform.losses import (
     squared_error,
 )
 from gradxform.microbatching import microbatch
+from gradxform.numerics import safe_increment, safe_norm, safe_root_mean_squares, scale_gradient
 from gradxform.optimizers.adaptive import adadelta, adagrad, adam, rmsprop
 from gradxform.optimizers.gradient_descent import dpsgd, sgd
 from gradxform.primitives.algebra import ratio, root, square
@@ -123,12 +124,21 @@ from gradxform.transformation import (
     GradientTransformation,
     Params,
     State,
+    TransformInitFn,
+    TransformUpdateFn,
     Updates,
     apply_updates,
     init_empty_state,
     with_extra_args_support,
 )
+from gradxform.tree import (
+    bias_correction,
+    update_infinity_moment,
+    update_moment,
+    update_moment_per_elem_norm,
+)
 from gradxform.trees import PyTree
+from gradxform.updates import incremental_update, periodic_update
 from gradxform.wrappers.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
 from gradxform.wrappers.guarding import (
     ApplyIfFiniteState,
@@ -160,9 +170,14 @@ from gradxform.wrappers.plateau import ReduceLROnPlateauState, reduce_on_plateau
 
 # What Optax calls the same.
 multi_transform = partition
+tree_map_params = tree.map_params
+global_norm = tree.norm
 GradientTransformationExtraArgs = GradientTransformation
 MaskOrFn = Mask
 OptState = State
 ScalarOrSchedule = Hyperparam
+ShouldSkipUpdateFunction = transforms.ShouldSkipUpdateFunction
+TransformUpdateExtraArgsFn = TransformUpdateFn
+safe_int32_increment = safe_increment
 
 __version__ = "0.1.0"

@@ -12,11 +12,16 @@ Params: TypeAlias = PyTree
 Updates: TypeAlias = PyTree
 State: TypeAlias = PyTree
 
+TransformInitFn: TypeAlias = Callable[[Params], State]
+TransformUpdateFn: TypeAlias = Callable[..., tuple[Updates, State]]
+
 __all__ = [
     "EmptyState",
     "GradientTransformation",
     "Params",
     "State",
+    "TransformInitFn",
+    "TransformUpdateFn",
     "Updates",
     "apply_updates",
     "init_empty_state",
@@ -45,8 +50,8 @@ class GradientTransformation(NamedTuple):
       ([2.0], ())
     """
 
-    init: Callable[[Params], State]
-    update: Callable[..., tuple[Updates, State]]
+    init: TransformInitFn
+    update: TransformUpdateFn
 
     def __repr__(self) -> str:
         from gradxform.describe import one_line  # it stands above the core

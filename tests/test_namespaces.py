@@ -1,6 +1,7 @@
 """A program that says `import gradxform as optax` finds the names of Optax's gradient side."""
 
 import inspect
+import re
 from typing import Any
 
 import optax
@@ -33,9 +34,28 @@ AT_THE_TOP = {
 }  # fmt: skip
 """Of `optax.schedules`: what is no schedule."""
 
+OPTIMIZERS_AT_THE_TOP = {
+    "LookaheadParams", "ZoomLinesearchInfo", "adabelief", "adafactor", "adamax", "adamaxw", "adamw", "adan",
+    "amsgrad", "fromage", "lamb", "lars", "lbfgs", "lion", "lookahead", "nadam", "nadamw", "noisy_sgd",
+    "novograd", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "polyak_sgd", "radam",
+    "rprop", "scale_by_adamax", "scale_by_adan", "scale_by_amsgrad", "scale_by_backtracking_linesearch",
+    "scale_by_belief", "scale_by_distance_over_gradients", "scale_by_factored_rms", "scale_by_lbfgs",
+    "scale_by_lion", "scale_by_novograd", "scale_by_optimistic_gradient", "scale_by_polyak", "scale_by_radam",
+    "scale_by_rprop", "scale_by_sign", "scale_by_sm3", "scale_by_yogi", "scale_by_zoom_linesearch",
+    "sign_sgd", "signum", "sm3", "value_and_grad_from_state", "yogi",
+}  # fmt: skip
+"""Of Optax's top level: what belongs to the optimizers."""
+
+OTHER_SUBJECTS = {"matrix_inverse_pth_root", "multi_normal", "nnls", "power_iteration"}
+"""Of Optax's top level: linear algebra and distributions."""
+
 
 def public(module: Any) -> set[str]:
-    return {name for name in dir(module) if not name.startswith("_")}
+    return {
+        name
+        for name in dir(module)
+        if not name.startswith("_") and not inspect.ismodule(getattr(module, name))
+    }
 
 
 @pytest.mark.parametrize(
@@ -45,11 +65,21 @@ def public(module: Any) -> set[str]:
         ("contrib", OTHER_STATES | OPTIMIZERS),
         ("schedules", AT_THE_TOP),
         ("microbatching", set()),
+        ("losses", set()),
+        ("projections", set()),
+        ("tree", set()),
+        ("tree_utils", set()),
     ],
 )
 def test_a_module_of_optax(name: str, absent: set[str]) -> None:
     ours, theirs = getattr(gx, name), getattr(optax, name)
     assert public(theirs) - absent - public(ours) == set()
+
+
+def test_the_top_level_of_optax() -> None:
+    states = {name for name in public(optax) if re.fullmatch(r"[A-Z].*State", name)}
+    absent = states | OPTIMIZERS_AT_THE_TOP | OTHER_SUBJECTS | OTHER_STATES
+    assert public(optax) - absent - public(gx) == set()
 
 
 def test_what_stands_in_a_module_stands_at_the_top_too() -> None:
