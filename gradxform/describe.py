@@ -122,10 +122,8 @@ def describe(tx: GradientTransformation, params: Params | None = None) -> Descri
 def _parts(tx: Any, state: Any) -> Iterator[Part]:
     if isinstance(tx, Lift):
         for r, rule in enumerate(tx.rules):
-            slots = None if state is None else state.slots[r]
-            yield Part(
-                call(rule), rule.equation, _slot_names(rule), None if state is None else tree_bytes(slots)
-            )
+            kept = None if state is None else tree_bytes((state.slots[r], state.shared[r]))
+            yield Part(call(rule), rule.equation, _slot_names(rule), kept)
     elif isinstance(tx, Chain):
         for i, part in enumerate(tx.parts):
             yield from _parts(part, None if state is None else state[i])
@@ -151,7 +149,7 @@ def _width(text: str) -> int:
 
 def _slot_names(rule: Rule) -> tuple[str, ...]:
     slots = jax.eval_shape(rule.init, jax.ShapeDtypeStruct((1, 1), "float32"))
-    return tuple(getattr(slots, "_fields", ()))
+    return (*getattr(slots, "_fields", ()), *getattr(rule.shared, "_fields", ()))
 
 
 def _foreign(tx: Any) -> str:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import pairwise
+from operator import add, itemgetter
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from jax import tree_util
 from jax.tree_util import treedef_is_leaf
 
-from gradxform.arithmetic import compute_dtype, real_dtype
+from gradxform.arithmetic import compute_dtype, real_dtype, sum_of_squares
 from gradxform.hyperparams import Hyperparam, Resolver, check
 from gradxform.transformation import GradientTransformation, Params, Updates
 from gradxform.trees import AnyParams, PyTree, broadcast_prefix, check_inexact, flatten, flatten_like, paths
@@ -23,7 +24,7 @@ Slots: TypeAlias = Any
 
 Mask: TypeAlias = PyTree | Callable[[Params], PyTree]
 
-__all__ = ["Lift", "LiftState", "Mask", "Rule", "Slots", "Step", "lift"]
+__all__ = ["Lift", "LiftState", "Mask", "Rule", "Slots", "Step", "lift", "squared_norm"]
 
 
 class Step:
@@ -37,12 +38,18 @@ class Step:
       count: steps taken before this one, int32.
       t: the number of this step, counted from 1, in the dtype computed in.
       total: the sum over all leaves of the rule's `total`.
+      last: the numbers that the rule kept for the whole tree after the last step.
+      shared: those that it keeps after this one; known to its `update` alone.
+      option: what the rule's `options` say of this leaf.
       key: a random key of this rule, leaf and step, if the rule is random.
     """
 
     count: Any
     t: Any
     total: Any
+    last: Any
+    shared: Any
+    option: Any
     key: Any
 
     def __init__(self, values: dict[str, Any]) -> None:
@@ -72,8 +79,20 @@ class Rule:
       scope: ``"element"`` if each element of the update depends only on the
         same element of the inputs, ``"array"`` if it needs the whole array.
       needs_params: whether `update` reads `param`.
-      total: a number taken of each gradient leaf; its sum over all leaves is
-        known to `update` as ``step.total`` (a global norm, say).
+      total: ``total(grad, slots, param, step)``: a number, or a tuple of
+        numbers, taken of each leaf; their sums over all leaves are known to
+        `update` as ``step.total`` (a global norm, say).
+      shared: the numbers that the rule keeps for the whole tree, as they are
+        at first: a ``NamedTuple``.
+      advance: ``advance(total, step) -> shared``: those numbers after this
+        step; it finds the last ones in ``step.last``.
+      extra: keyword arguments of the transformation's `update` that the rule
+        needs (the loss's ``value``, say); attributes of the step too.
+      options: something to tell the leaves apart by, known to `update` as
+        ``step.option``: a tree like a mask, but of any hashable objects that
+        are no pytrees, or a function from the parameters to it.
+      batched: whether leaves of equal shape are stacked, so that all of them
+        are one call (of a matrix product, say).
       random: whether `update` draws from ``step.key``; then `hyperparams`
         has a ``key``.
       mask: which leaves the rule applies to: a tree of booleans, a prefix of
@@ -100,13 +119,23 @@ class Rule:
     equation: str = ""
     scope: Literal["element", "array"] = "element"
     needs_params: bool = False
-    total: Callable[[Any], Any] | None = None
+    total: Callable[[Any, Any, Any, Any], Any] | None = None
+    shared: Any = ()
+    advance: Callable[[Any, Any], Any] | None = None
+    extra: tuple[str, ...] = ()
+    options: Any = None
+    batched: bool = False
     random: bool = False
     mask: Mask | None = None
     group: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hyperparams", check(self.name, self.hyperparams))
+
+    @property
+    def alone(self) -> bool:
+        """Whether it has to wait until the rules before it are done with every leaf."""
+        return self.total is not None or self.advance is not None or self.batched
 
 
 class LiftState(NamedTuple):
@@ -117,12 +146,14 @@ class LiftState(NamedTuple):
       tunables: the current value of each `tunable` by name.
       scheduled: the value of each schedule at the last step by name.
       slots: for each rule its slots, each field a tree like the parameters.
+      shared: for each rule the numbers that it keeps for the whole tree.
     """
 
     count: jax.Array  # type: ignore[assignment]  # a tuple's own method, which no one calls on a state
     tunables: dict[str, jax.Array]
     scheduled: dict[str, jax.Array]
     slots: tuple[Slots, ...]
+    shared: tuple[Any, ...] = ()
 
 
 class Lift(GradientTransformation):
@@ -185,6 +216,11 @@ def lift(*rules: Rule) -> Lift:
     return Lift(rules)
 
 
+def squared_norm(grad: Any, slots: Slots, param: Any, step: Step) -> Any:
+    """The `total` of a rule that needs the norm of the whole gradient."""
+    return sum_of_squares(grad)
+
+
 class _Walk:
     """The one place that walks a pytree for rules."""
 
@@ -192,8 +228,8 @@ class _Walk:
         self.rules = rules
         self.who = " + ".join(rule.name for rule in rules) or "identity"
         self.resolver = Resolver(rules)
-        # A rule with a total over the tree has to wait until the rules before it are done with every leaf.
-        starts = [i for i, rule in enumerate(rules) if i == 0 or rule.total is not None]
+        # What follows a batched rule is not stacked with it.
+        starts = [i for i, rule in enumerate(rules) if i == 0 or rule.alone or rules[i - 1].batched]
         spans = [slice(i, j) for i, j in pairwise([*starts, len(rules)])]
         self.runs = [_Run(span, rules[span], self.resolver) for span in spans]
 
@@ -216,7 +252,14 @@ class _Walk:
 
         masks = self.masks(params, lambda mask, _: flatten(mask)[0], len(leaves))
         tunables, scheduled = self.resolver.init()
-        return LiftState(jnp.zeros((), jnp.int32), tunables, scheduled, tuple(map(slots, self.rules, masks)))
+        return LiftState(
+            jnp.zeros((), jnp.int32),
+            tunables,
+            scheduled,
+            tuple(map(slots, self.rules, masks)),
+            # A buffer can be donated once only: every state gets its own.
+            tuple(jax.tree.map(lambda number: jnp.array(number, float), rule.shared) for rule in self.rules),
+        )
 
     def update(
         self, grads: Updates, state: LiftState, params: Params | None = None, **extra: Any
@@ -237,7 +280,9 @@ class _Walk:
 
         originals = [None] * len(leaves) if params is None else align(params, "params")
         self.check_leaves(grads, leaves, params is None, originals)
-        masks = self.masks(grads if params is None else params, align, len(leaves))
+        like = grads if params is None else params
+        masks = self.masks(like, align, len(leaves))
+        options = [_options(rule, like, align, len(leaves)) for rule in self.rules]
         columns = [
             [align(column, f"the slots of {rule.name}") for column in slots]
             for rule, slots in zip(self.rules, state.slots, strict=True)
@@ -264,21 +309,33 @@ class _Walk:
         for i, (leaf, run_last) in enumerate(zip(leaves, last, strict=False)):
             if leaf is not None and run_last < 0 and jnp.result_type(leaf) != dtypes[i]:
                 leaves[i] = _narrow(leaf, dtypes[i])
+        shared = list(state.shared)
         for run in self.runs:
-            applies = list(zip(*masks[run.span], strict=True))
-            total = run.total(leaves, applies, grads)
-            for i, grad in enumerate(leaves):
-                if grad is None or not any(applies[i]):
-                    continue
-                leaf = run.leaf(applies[i], dtypes[i] if run.span.start == last[i] else None)
-                inputs = {**values, **total, **run.position(i)}
-                with _noting(f"while {self.who} updated", grads, i):
-                    leaves[i], rows[i][run.span] = leaf(grad, rows[i][run.span], originals[i], inputs)
+            first, inputs = run.span.start, {**values, "extra": run.arguments(extra)}
+            work = [
+                _Work(i, grad, rows[i][run.span], originals[i], applies, option, out)
+                for i, (grad, applies, option, out) in enumerate(
+                    zip(
+                        leaves,
+                        zip(*masks[run.span], strict=True),
+                        zip(*options[run.span], strict=True),
+                        [dtype if first == end else None for dtype, end in zip(dtypes, last, strict=True)],
+                        strict=True,
+                    )
+                )
+                if grad is not None and any(applies)
+            ]
+            inputs, shared[first] = run.gather(work, inputs, shared[first], grads)
+            for group in run.groups(work):
+                with _noting(f"while {self.who} updated", grads, group[0].place):
+                    results = run.update(group, inputs)
+                for item, (leaf, row) in zip(group, results, strict=True):
+                    leaves[item.place], rows[item.place][run.span] = leaf, row
         slots = tuple(
             _refill(old, map(treedef.unflatten, zip(*(row[r] for row in rows), strict=True)))
             for r, old in enumerate(state.slots)
         )
-        return treedef.unflatten(leaves), LiftState(count, state.tunables, scheduled, slots)
+        return treedef.unflatten(leaves), LiftState(count, state.tunables, scheduled, slots, tuple(shared))
 
     def masks(
         self, params: Params, align: Callable[[PyTree, str], list[Any]], leaves: int
@@ -323,49 +380,130 @@ class _Walk:
                 )
 
 
+class _Work(NamedTuple):
+    """What a run has to do for one leaf."""
+
+    place: int
+    grad: Any
+    slots: list[Slots]
+    param: Any
+    applies: tuple[bool, ...]
+    options: tuple[Any, ...]
+    out: Any
+
+    def alike(self) -> Any:
+        """Equal for leaves that can be stacked."""
+        kinds = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(self[1:4])]
+        return (*kinds, self.param is None, *self[4:])
+
+
 class _Run:
-    """Rules that go over the leaves together: at most the first of them needs a total over the tree."""
+    """Rules that go over the leaves together: at most the first of them looks at the whole tree."""
 
     def __init__(self, span: slice, rules: tuple[Rule, ...], resolver: Resolver) -> None:
         self.span, self.rules = span, rules
         self.names, self.constants = resolver.names[span], resolver.constants[span]
         # Kept, so that each distinct shape and dtype is traced once, however many leaves share it.
         self.leaf = lru_cache(maxsize=None)(self._leaf)
+        self.stack = lru_cache(maxsize=None)(self._stack)
         self._add = jax.jit(self._add_to_total)
+        self._advance = jax.jit(self._advance_shared)
 
-    def total(self, leaves: list[Any], applies: list[tuple[bool, ...]], grads: Updates) -> dict[str, Any]:
-        if self.rules[0].total is None:
-            return {}
+    def arguments(self, extra: dict[str, Any]) -> dict[str, Any]:
+        """The keyword arguments of `update` that the rules need."""
+        for rule in self.rules:
+            for name in rule.extra:
+                if extra.get(name) is None:
+                    raise TypeError(
+                        f"{rule.name} needs {name}: call update(grads, state, params, {name}=...)"
+                    )
+        return {name: extra[name] for rule in self.rules for name in rule.extra}
+
+    def gather(
+        self, work: list[_Work], inputs: dict[str, Any], last: Any, grads: Updates
+    ) -> tuple[dict[str, Any], Any]:
+        """The inputs with what the first rule knows of the whole tree; and what it keeps of it."""
+        rule = self.rules[0]
+        if rule.total is None and rule.advance is None:
+            return inputs, last
+        inputs = {**inputs, "last": last}
         total: Any = np.zeros((), np.float32)
-        for i, (leaf, (on, *_)) in enumerate(zip(leaves, applies, strict=True)):
-            if leaf is not None and on:
-                with _noting(f"while {self.rules[0].name} took the total of", grads, i):
-                    total = self._add(total, leaf)
-        return {"total": total}
+        work = [item for item in work if item.applies[0]]
+        if rule.total is not None:
+            for item in work:
+                with _noting(f"while {rule.name} took the total of", grads, item.place):
+                    total = self._add(total, item.grad, item.slots[0], item.param, inputs)
+        shared = self._advance(total, inputs) if rule.advance and work else last
+        return {**inputs, "total": total, "shared": shared}, shared
 
-    def position(self, index: int) -> dict[str, Any]:
-        """Which leaf this is, for the rules that draw a random key from it."""
-        return {"leaf": np.uint32(index)} if any(rule.random for rule in self.rules) else {}
+    def groups(self, work: list[_Work]) -> list[list[_Work]]:
+        """The leaves that are updated by one call."""
+        if not self.rules[0].batched:
+            return [[item] for item in work]
+        groups: dict[Any, list[_Work]] = {}
+        for item in work:
+            groups.setdefault(item.alike(), []).append(item)
+        return list(groups.values())
 
-    def _add_to_total(self, total: Any, leaf: Any) -> Any:
-        assert self.rules[0].total is not None
-        return total + self.rules[0].total(_cast(leaf, compute_dtype(jnp.result_type(leaf))))
+    def update(self, group: list[_Work], inputs: dict[str, Any]) -> list[tuple[Any, list[Slots]]]:
+        """The leaves' updates and slots."""
+        first, random = group[0], any(rule.random for rule in self.rules)
+        if len(group) == 1:
+            # Which leaf it is, a rule knows only to draw its random key from it.
+            position: dict[str, Any] = {"leaf": np.uint32(first.place)} if random else {}
+            leaf = self.leaf(*first[4:])
+            return [leaf(first.grad, first.slots, first.param, {**inputs, **position})]
+        position = {"leaf": np.asarray([item.place for item in group], np.uint32)} if random else {}
+        arrays = [[item.grad, item.slots, item.param] for item in group]
+        result: list[tuple[Any, list[Slots]]] = self.stack(*first[4:])(arrays, inputs, position)
+        return result
 
-    def _leaf(self, applies: tuple[bool, ...], out: Any) -> Callable[..., tuple[Any, list[Slots]]]:
+    def _add_to_total(self, total: Any, grad: Any, slots: Slots, param: Any, inputs: dict[str, Any]) -> Any:
+        rule, dtype = self.rules[0], _compute_dtype(grad, param)
+        assert rule.total is not None
+        wide_param = None if param is None else _cast(param, dtype)
+        step = self._step(0, inputs, real_dtype(dtype))
+        of_leaf = rule.total(_cast(grad, dtype), jax.tree.map(_widen, slots), wide_param, step)
+        if isinstance(of_leaf, tuple) and not isinstance(total, tuple):  # the first of several totals
+            total = jax.tree.map(lambda _: total, of_leaf)
+        return jax.tree.map(add, total, of_leaf)
+
+    def _advance_shared(self, total: Any, inputs: dict[str, Any]) -> Any:
+        rule, last = self.rules[0], inputs["last"]
+        assert rule.advance is not None
+        dtype = jnp.result_type(*jax.tree.leaves((total, last)), np.float32)
+        new = rule.advance(total, self._step(0, inputs, real_dtype(dtype)))
+        return jax.tree.map(partial(_restore, rule.name), last, new)
+
+    def _stack(self, *kind: Any) -> Callable[..., Any]:
+        """The rules on several leaves of one shape, compiled."""
+        leaf = self.leaf(*kind)
+
+        def update_leaves(arrays: list[Any], inputs: dict[str, Any], position: dict[str, Any]) -> Any:
+            def one(arrays: list[Any], position: dict[str, Any]) -> Any:
+                return leaf(*arrays, {**inputs, **position})
+
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
+            results = jax.vmap(one)(stacked, position)
+            return [jax.tree.map(itemgetter(i), results) for i in range(len(arrays))]
+
+        return jax.jit(update_leaves)
+
+    def _leaf(
+        self, applies: tuple[bool, ...], options: tuple[Any, ...], out: Any
+    ) -> Callable[..., tuple[Any, list[Slots]]]:
         """The rules on one leaf, compiled; `out` is the dtype that the update is to have."""
 
         def update_leaf(grad: Any, slots: list[Slots], param: Any, values: dict[str, Any]) -> Any:
-            given = [jnp.result_type(x) for x in (grad, param) if x is not None]
-            dtype = compute_dtype(*given)
+            dtype = _compute_dtype(grad, param)
             update = _cast(grad, dtype)
             wide_param = None if param is None else _cast(param, dtype)
-            t = values["count"].astype(real_dtype(dtype)) + 1
             new_slots = []
             for r, rule in enumerate(self.rules):
                 if not applies[r]:
                     new_slots.append(slots[r])
                     continue
-                step = self._step(r, values, t)
+                step = self._step(r, values, real_dtype(dtype), options[r])
                 update, new = rule.update(update, jax.tree.map(_widen, slots[r]), wide_param, step)
                 if jnp.shape(update) != jnp.shape(grad):
                     raise ValueError(
@@ -379,18 +517,36 @@ class _Run:
         update_leaf.__name__ = "_".join(rule.name for rule in self.rules) or "identity"
         return jax.jit(update_leaf)
 
-    def _step(self, r: int, values: dict[str, Any], t: jax.Array) -> Step:
-        count, dtype = values["count"], t.dtype
-        step = {"count": count, "t": t, **self.constants[r]}
-        if self.rules[r].total is not None:
-            step["total"] = values["total"].astype(dtype)
+    def _step(self, r: int, values: dict[str, Any], dtype: Any, option: Any = None) -> Step:
+        """What rule `r` may know of the step, its numbers in `dtype`."""
+        rule, count = self.rules[r], values["count"]
+
+        def number(value: Any) -> Any:
+            return _cast(value, dtype) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else value
+
+        step = {"count": count, "t": count.astype(dtype) + 1, "option": option, **self.constants[r]}
         for local, name in self.names[r].items():
             if local not in self.constants[r]:
-                value = values[name]
-                step[local] = _cast(value, dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value
-        if self.rules[r].random:
+                step[local] = number(values[name])
+        for name in rule.extra:
+            step[name] = jax.tree.map(number, values["extra"][name])
+        if r == 0:
+            for name in ("total", "last", "shared"):
+                if name in values:
+                    step[name] = jax.tree.map(number, values[name])
+        if rule.random and "leaf" in values:
             step["key"] = jax.random.fold_in(jax.random.fold_in(step["key"], count), values["leaf"])
         return Step(step)
+
+
+def _options(rule: Rule, params: Params, align: Callable[[PyTree, str], list[Any]], leaves: int) -> list[Any]:
+    """What the rule's options say of each leaf."""
+    if rule.options is None or isinstance(params, AnyParams):
+        return [None] * leaves
+    given = of_params(rule.options, params)
+    values = broadcast_prefix(given, params, root="its options", who=rule.name)
+    tree = jax.tree.unflatten(flatten(params)[1], values)
+    return align(tree, f"the options of {rule.name}")
 
 
 @contextmanager
@@ -406,6 +562,10 @@ def _noting(doing: str, tree: PyTree, index: int) -> Iterator[None]:
 def _refill(kind: Any, fields: Iterable[Any]) -> Any:
     """The same kind of slots with other contents."""
     return type(kind)(*fields) if kind else ()
+
+
+def _compute_dtype(grad: Any, param: Any) -> Any:
+    return compute_dtype(*(jnp.result_type(x) for x in (grad, param) if x is not None))
 
 
 def _cast(x: Any, dtype: Any) -> jax.Array:

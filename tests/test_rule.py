@@ -1,6 +1,7 @@
 """The lift: one rule over any tree, in every way that JAX runs a function, with errors that name the leaf."""
 
 import copy
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import chex
@@ -547,3 +548,113 @@ def test_inside_optax() -> None:
     expected, _ = run(compiled(optax.sgd(optax.linear_schedule(0.1, 0.0, 4))), params, grads)
     assert_close(updates, expected)
     np.testing.assert_allclose(gx.get_hyperparams(state)["learning_rate"], 0.025, rtol=1e-6)
+
+
+class _Longest(NamedTuple):
+    longest: Any
+    steps: Any
+
+
+def _by_the_longest() -> Any:
+    """Divide by the largest norm of all steps; the norm and the number of elements are totals."""
+
+    def total(grad: Any, slots: Any, param: Any, step: Any) -> Any:
+        return jnp.sum(grad**2), jnp.float32(grad.size)
+
+    def advance(total: Any, step: Any) -> Any:
+        return _Longest(
+            jnp.maximum(step.last.longest, step.weight * total[0] / total[1]), step.last.steps + 1
+        )
+
+    def update(grad: Any, slots: Any, param: Any, step: Any) -> Any:
+        return grad / jnp.sqrt(step.shared.longest) + 0 * step.last.steps, slots
+
+    rule = gx.Rule(
+        "longest",
+        update,
+        hyperparams={"weight": 1.0},
+        total=total,
+        advance=advance,
+        shared=_Longest(0.0, 0),
+    )
+    return gx.lift(rule)
+
+
+def test_numbers_for_the_whole_tree_pass_from_step_to_step() -> None:
+    params, grads = example_params(), example_grads(3)
+    updates, state = run(gx.chain(gx.scale(2.0), _by_the_longest()), params, grads)
+    longest = 0.0
+    for grad, update in zip(grads, updates, strict=True):
+        flat = 2 * np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grad)])
+        longest = max(longest, np.mean(flat**2))
+        assert_close(update, jax.tree.map(lambda leaf: 2 * leaf / np.float32(np.sqrt(longest)), grad))  # noqa: B023
+    assert state.shared[1].steps == 3
+    np.testing.assert_allclose(state.shared[1].longest, longest, rtol=1e-6)
+    assert "longest, steps" in str(gx.describe(_by_the_longest()))
+    kept = gx.tree_map_params(_by_the_longest(), lambda leaf: None, _by_the_longest().init(params))
+    assert kept.shared[0].longest == 0
+
+
+def test_numbers_for_the_whole_tree_of_an_empty_tree_stay() -> None:
+    tx = _by_the_longest()
+    assert tx.update({}, tx.init({}))[1].shared[0] == (0, 0)
+
+
+def test_a_rule_gets_the_arguments_that_it_needs_and_says_so_when_there_are_none() -> None:
+    rule = gx.Rule("by_value", lambda grad, slots, param, step: (step.value * grad, slots), extra=("value",))
+    tx = gx.chain(gx.clip_by_global_norm(10.0), gx.lift(rule), gx.scale(2.0))
+    state = tx.init([1.0])
+    assert tx.update([1.0], state, value=3.0, other=None)[0][0] == 6.0
+    with pytest.raises(TypeError, match=r"by_value needs value: call .*value=\.\.\."):
+        tx.update([1.0], state)
+
+
+def test_options_tell_the_leaves_apart() -> None:
+    rule = gx.Rule(
+        "power",
+        lambda grad, slots, param, step: (grad**step.option, slots),
+        options=lambda params: jax.tree.map(lambda leaf: leaf.ndim + 1, params),
+    )
+    params = {"a": jnp.full((), 2.0), "b": jnp.full(1, 2.0), "c": None, "d": jnp.full((1, 1), 2.0)}
+    tx = gx.lift(rule)
+    updates = tx.update(params, tx.init(params))[0]
+    assert [leaf.item() for leaf in jax.tree.leaves(updates)] == [2.0, 4.0, 8.0]
+    prefix = gx.lift(replace(rule, options={"x": 2, "y": 3}))
+    tree = {"x": [3.0, 1.0], "y": 2.0}
+    assert jax.tree.leaves(prefix.update(tree, prefix.init(tree))[0]) == [9.0, 1.0, 8.0]
+    with pytest.raises(ValueError, match=r"power: .*\['y'\]"):
+        prefix.update({"x": 3.0}, prefix.init({"x": 3.0}))
+
+
+def test_leaves_of_equal_shape_are_one_call_of_a_batched_rule() -> None:
+    calls = []
+
+    def update(grad: Any, slots: Any, param: Any, step: Any) -> Any:
+        calls.append(grad.shape)
+        noise = jax.random.normal(step.key, grad.shape)
+        mu = 0.5 * slots.trace + grad @ jnp.ones((2, 2)) * param
+        return mu + noise, type(slots)(mu)
+
+    made = gx.trace(0.9).rules[0].init
+    rule = gx.Rule("product", update, made, {"key": jax.random.key(0)}, random=True, scope="array")
+    rng = np.random.default_rng(0)
+    shapes = {"a": (3, 2), "b": (5, 2), "c": [(3, 2), (3, 2)], "d": (3, 2)}
+    params, *grads = [
+        jax.tree.map(
+            lambda s: jnp.asarray(rng.normal(size=s), "float32"),
+            shapes,
+            is_leaf=lambda x: isinstance(x, tuple),
+        )
+        for _ in range(4)
+    ]
+    alone = gx.chain(gx.trace(0.5), gx.lift(rule), gx.scale(2.0))
+    together = gx.chain(gx.trace(0.5), gx.lift(replace(rule, batched=True)), gx.scale(2.0))
+    one_by_one = run(alone, params, grads)
+    calls.clear()
+    stacked = run(together, params, grads)
+    assert sorted(calls) == [(3, 2), (5, 2)]
+    assert_close(stacked, one_by_one)
+    text = jax.jit(together.update).lower(grads[0], together.init(params), params).as_text()
+    assert text.count("dot_general") == 2
+    masked = [gx.masked(tx, {"a": False, "b": True, "c": True, "d": True}) for tx in (alone, together)]
+    assert_close(*(run(tx, params, grads) for tx in masked))

@@ -18,7 +18,7 @@ from gradxform.arithmetic import (
     sum_of_squares,
 )
 from gradxform.hyperparams import Checked, Hyperparam, check, nonnegative, positive
-from gradxform.rule import Lift, Rule, Slots, Step, lift
+from gradxform.rule import Lift, Rule, Slots, Step, lift, squared_norm
 from gradxform.transformation import Updates
 from gradxform.trees import PyTree, flatten, paths
 
@@ -142,7 +142,7 @@ def clip_by_global_norm(max_norm: Hyperparam) -> Lift:
             update,
             hyperparams={"max_norm": positive(max_norm)},
             equation="u = g · min(1, max_norm / ‖g‖)",
-            total=sum_of_squares,
+            total=squared_norm,
         )
     )
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gradxform.arithmetic import safe_divide, safe_sqrt, sum_of_squares
 from gradxform.hyperparams import Hyperparam, nonnegative
-from gradxform.rule import Lift, Rule, Slots, Step, lift
+from gradxform.rule import Lift, Rule, Slots, Step, lift, squared_norm
 from gradxform.transformation import EmptyState, GradientTransformation, Params, Updates, init_empty_state
 
 __all__ = [
@@ -78,7 +78,7 @@ def normalize() -> Lift:
     def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
         return safe_divide(grad, safe_sqrt(step.total)), slots
 
-    return lift(Rule("normalize", update, equation="u = g / ‖g‖", total=sum_of_squares))
+    return lift(Rule("normalize", update, equation="u = g / ‖g‖", total=squared_norm))
 
 
 def normalize_by_update_norm(scale_factor: Hyperparam = 1.0, eps: Hyperparam = 1e-6) -> Lift:
@@ -112,7 +112,7 @@ def normalize_by_update_norm(scale_factor: Hyperparam = 1.0, eps: Hyperparam = 1
             update,
             hyperparams={"scale_factor": scale_factor, "eps": nonnegative(eps)},
             equation="u = scale_factor · g / (‖g‖ + eps)",
-            total=sum_of_squares,
+            total=squared_norm,
         )
     )
 

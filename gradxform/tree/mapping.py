@@ -112,8 +112,9 @@ def map_params(
             slots = tuple(
                 walk(rule, now) if now else now for rule, now in zip(reference.slots, part.slots, strict=True)
             )
-            count, tunables, scheduled = walk(tuple(reference[:3]), tuple(part[:3]))
-            return LiftState(count, tunables, scheduled, slots)
+            known, given = (tuple(state._replace(slots=())) for state in (reference, part))
+            count, tunables, scheduled, _, shared = walk(known, given)
+            return LiftState(count, tunables, scheduled, slots, shared)
         if part is None or transform_non_params is None:
             return part
         return transform_non_params(part)
