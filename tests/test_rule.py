@@ -1,10 +1,12 @@
 """The lift: one rule over any tree, in every way that JAX runs a function, with errors that name the leaf."""
 
 import copy
+import pickle
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import chex
+import cloudpickle
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -520,6 +522,17 @@ def test_a_transformation_can_be_copied_and_passed_through_trees(tx: Any) -> Non
     for other in (copy.copy(tx), copy.deepcopy(tx), jax.tree.map(lambda leaf: leaf, tx)):
         assert repr(other) == repr(tx)
         assert_close(run(other, params, grads), expected)
+
+
+@each
+def test_pickles(entry: Entry) -> None:
+    """The state as it is; the transformation, a pair of local functions, as other processes get them."""
+    tx, params, (grad,) = entry.make(), example_params(), example_grads(1)
+    state = tx.init(params)
+    restored = pickle.loads(pickle.dumps(state))
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    other = pickle.loads(cloudpickle.dumps(tx))
+    assert_close(other.update(grad, restored, params), tx.update(grad, state, params))
 
 
 def compiled(tx: Any) -> gx.GradientTransformation:
