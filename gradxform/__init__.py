@@ -40,8 +40,40 @@ from gradxform.losses import (
 )
 from gradxform.microbatching import microbatch
 from gradxform.numerics import safe_increment, safe_norm, safe_root_mean_squares, scale_gradient
+from gradxform.optimizers.adam_family import (
+    acprop,
+    adabelief,
+    adamax,
+    adamaxw,
+    adamw,
+    adan,
+    ademamix,
+    adopt,
+    amsgrad,
+    nadam,
+    nadamw,
+    novograd,
+    optimistic_adam,
+    optimistic_adam_v2,
+    radam,
+    simplified_ademamix,
+    yogi,
+)
 from gradxform.optimizers.adaptive import adadelta, adagrad, adam, rmsprop
 from gradxform.optimizers.gradient_descent import dpsgd, sgd
+from gradxform.primitives.adam_family import (
+    scale_by_acprop,
+    scale_by_adamax,
+    scale_by_adan,
+    scale_by_ademamix,
+    scale_by_adopt,
+    scale_by_amsgrad,
+    scale_by_belief,
+    scale_by_novograd,
+    scale_by_radam,
+    scale_by_simplified_ademamix,
+    scale_by_yogi,
+)
 from gradxform.primitives.algebra import ratio, root, square
 from gradxform.primitives.averaging import AverageSlots, average_params, evaluation_params
 from gradxform.primitives.clipping import (
@@ -64,7 +96,7 @@ from gradxform.primitives.moments import (
     scale_by_rss,
     scale_by_stddev,
 )
-from gradxform.primitives.momentum import trace
+from gradxform.primitives.momentum import scale_by_optimistic_gradient, trace
 from gradxform.primitives.noise import add_noise
 from gradxform.primitives.privacy import (
     DifferentiallyPrivateAggregateState,

@@ -36,6 +36,7 @@ __all__ = [
     "Tunable",
     "fraction",
     "get_hyperparams",
+    "is_zero",
     "nonnegative",
     "positive",
     "set_hyperparams",
@@ -107,6 +108,11 @@ def nonnegative(value: Hyperparam) -> Checked:
 def positive(value: Hyperparam) -> Checked:
     """Declare a hyperparameter that must be above 0."""
     return Checked(value, "above 0", lambda x: x > 0)
+
+
+def is_zero(value: Hyperparam | None) -> bool:
+    """Whether a hyperparameter is the number 0, or left out: then what it scales need not be there."""
+    return value is None or (isinstance(value, int | float) and value == 0)
 
 
 def check(who: str, hyperparams: Mapping[str, Any]) -> dict[str, Any]:

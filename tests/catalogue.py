@@ -127,6 +127,22 @@ CATALOGUE: list[Entry] = [
     Entry("adadelta", lambda: gx.adadelta(weight_decay=0.0), descends=True),
     Entry("adam", lambda: gx.adam(gx.tunable(0.1)), descends=True),
     Entry("nadam", lambda: gx.adam(0.1, nesterov=True, mu_dtype=jnp.bfloat16), descends=True),
+    # Adam's family
+    Entry("scale_by_optimistic_gradient", gx.scale_by_optimistic_gradient),
+    Entry("adamw", lambda: gx.adamw(gx.tunable(0.1), mask=_matrices), rests=False, descends=True),
+    Entry("adamax", lambda: gx.adamax(0.1), descends=True),
+    Entry("adamaxw", lambda: gx.adamaxw(_halving), rests=False, descends=True),
+    Entry("amsgrad", lambda: gx.amsgrad(0.1, mu_dtype=jnp.bfloat16), descends=True),
+    Entry("radam", lambda: gx.radam(0.1, b2=gx.tunable(0.9)), descends=True),
+    Entry("adabelief", lambda: gx.adabelief(0.1, nesterov=True), descends=True),
+    Entry("yogi", lambda: gx.yogi(0.1), rests=False, descends=True),
+    Entry("adan", lambda: gx.adan(0.1), descends=True),
+    Entry("novograd", lambda: gx.novograd(0.1), descends=True),
+    Entry("optimistic_adam_v2", lambda: gx.optimistic_adam_v2(0.1, beta=_halving), descends=True),
+    Entry("ademamix", lambda: gx.ademamix(0.1, alpha=_halving), descends=True),
+    Entry("simplified_ademamix", lambda: gx.simplified_ademamix(0.1, alpha=2.0), descends=True),
+    Entry("adopt", lambda: gx.adopt(0.1, nesterov=True), descends=True),
+    Entry("acprop", lambda: gx.acprop(0.1), descends=True),
     Entry("kitchen_sink", _kitchen_sink, rests=False, descends=True),
     Entry(
         "named", lambda: gx.named_chain(("clip", gx.clip(1.0)), ("adam", gx.adam(_halving))), descends=True

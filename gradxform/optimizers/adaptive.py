@@ -4,7 +4,7 @@ from typing import Any
 
 from gradxform.chain import chain, identity
 from gradxform.hyperparams import Hyperparam, Scalar
-from gradxform.primitives.decay import add_decayed_weights
+from gradxform.optimizers.recipe import decay
 from gradxform.primitives.moments import (
     scale_by_adadelta,
     scale_by_adam,
@@ -151,9 +151,8 @@ def adadelta(
       >>> round(tx.update({"w": 3.0}, tx.init({"w": 1.0}))[0]["w"].item(), 4)
       -0.9487
     """
-    decays = not (isinstance(weight_decay, int | float) and weight_decay == 0)
     return chain(
-        add_decayed_weights(weight_decay, weight_decay_mask) if decays else identity(),
+        decay(weight_decay, weight_decay_mask),
         scale_by_adadelta(rho, eps),
         scale_by_learning_rate(1.0 if learning_rate is None else learning_rate),
     )

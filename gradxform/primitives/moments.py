@@ -17,7 +17,9 @@ __all__ = [
     "StddevSlots",
     "SumOfSquaresSlots",
     "accumulate_squares",
+    "adam_slots",
     "ema",
+    "first_moment",
     "scale_by_adadelta",
     "scale_by_adam",
     "scale_by_rms",
@@ -368,18 +370,13 @@ def scale_by_adam(
     """
 
     def init(param: Any) -> AdamSlots:
-        return AdamSlots(slot_like(param, dtype=mu_dtype), slot_like(param, real=True))
+        return adam_slots(param, mu_dtype)
 
     def update(grad: Any, slots: AdamSlots, param: Any, step: Step) -> tuple[Any, AdamSlots]:
         mu = ema_of(slots.mu, grad, step.b1)
         nu = ema_of(slots.nu, abs_squared(grad), step.b2)
-        if nesterov:
-            ahead, now = _debias(mu, step.b1, step.t + 1), _debias(grad, step.b1, step.t)
-            numerator = ema_of(ahead, now, step.b1)
-        else:
-            numerator = _debias(mu, step.b1, step.t)
         denominator = safe_sqrt(_debias(nu, step.b2, step.t) + step.eps_root) + step.eps
-        return safe_divide(numerator, denominator), AdamSlots(mu, nu)
+        return safe_divide(first_moment(mu, grad, step, nesterov), denominator), AdamSlots(mu, nu)
 
     hyperparams = {
         "b1": fraction(b1),
@@ -389,6 +386,18 @@ def scale_by_adam(
     }
     equation = "m ← avg g, v ← avg g², u = m̂ / (√(v̂ + eps_root) + eps)"
     return lift(Rule("scale_by_adam", update, init, hyperparams, equation))
+
+
+def adam_slots(param: Any, mu_dtype: Any = None) -> AdamSlots:
+    """Both moments, at 0."""
+    return AdamSlots(slot_like(param, dtype=mu_dtype), slot_like(param, real=True))
+
+
+def first_moment(mu: Any, grad: Any, step: Step, nesterov: bool) -> Any:
+    """The first moment without its bias; with Nesterov's look-ahead as it will be after the next gradient."""
+    if not nesterov:
+        return debias(mu, step.b1, step.t)
+    return ema_of(debias(mu, step.b1, step.t + 1), debias(grad, step.b1, step.t), step.b1)
 
 
 _debias = debias

@@ -8,13 +8,19 @@ from gradxform.arithmetic import slot_like
 from gradxform.hyperparams import Hyperparam, unit
 from gradxform.rule import Lift, Rule, Step, lift
 
-__all__ = ["TraceSlots", "trace"]
+__all__ = ["OptimisticSlots", "TraceSlots", "scale_by_optimistic_gradient", "trace"]
 
 
 class TraceSlots(NamedTuple):
     """What `trace` remembers: the decayed sum of gradients."""
 
     trace: jax.Array
+
+
+class OptimisticSlots(NamedTuple):
+    """What `scale_by_optimistic_gradient` remembers: the last gradient."""
+
+    previous_gradient: jax.Array
 
 
 def trace(decay: Hyperparam, nesterov: bool = False, accumulator_dtype: Any = None) -> Lift:
@@ -57,3 +63,42 @@ def trace(decay: Hyperparam, nesterov: bool = False, accumulator_dtype: Any = No
 
     equation = "v ← g + decay · v, u = " + ("g + decay · v" if nesterov else "v")
     return lift(Rule("trace", update, init, {"decay": unit(decay)}, equation))
+
+
+def scale_by_optimistic_gradient(alpha: Hyperparam = 1.0, beta: Hyperparam = 1.0) -> Lift:
+    r"""Expect the next gradient to change as this one did.
+
+    .. math::
+      u = \alpha g + \beta (g - g_{\text{last}})
+
+    In the first step :math:`u = \alpha g`.
+
+    Args:
+      alpha: :math:`\alpha`, the gradient's weight.
+      beta: :math:`\beta`, the weight of its change.
+
+    Returns:
+      A `GradientTransformation` with one slot the size of the parameters.
+
+    References:
+      Mokhtari, Ozdaglar and Pattathil, `A unified analysis of extra-gradient and optimistic
+      gradient methods <https://arxiv.org/abs/1901.08511>`_, 2020.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.scale_by_optimistic_gradient()
+      >>> _, state = tx.update([1.0], tx.init([0.0]))
+      >>> tx.update([2.0], state)[0][0].item()
+      3.0
+    """
+
+    def init(param: Any) -> OptimisticSlots:
+        return OptimisticSlots(slot_like(param))
+
+    def update(grad: Any, slots: OptimisticSlots, param: Any, step: Step) -> tuple[Any, OptimisticSlots]:
+        change = (step.count > 0) * (grad - slots.previous_gradient)
+        return step.alpha * grad + step.beta * change, OptimisticSlots(grad)
+
+    equation = "u = alpha · g + beta · (g − last g)"
+    hyperparams = {"alpha": alpha, "beta": beta}
+    return lift(Rule("scale_by_optimistic_gradient", update, init, hyperparams, equation))
