@@ -60,7 +60,16 @@ from gradxform.optimizers.adam_family import (
     yogi,
 )
 from gradxform.optimizers.adaptive import adadelta, adagrad, adam, rmsprop
-from gradxform.optimizers.gradient_descent import dpsgd, sgd
+from gradxform.optimizers.gradient_descent import (
+    dpsgd,
+    noisy_sgd,
+    optimistic_gradient_descent,
+    polyak_sgd,
+    sgd,
+)
+from gradxform.optimizers.layerwise import fromage, lamb, lars
+from gradxform.optimizers.sign import lion, rprop, sign_sgd, signum
+from gradxform.optimizers.small_memory import adafactor, sm3
 from gradxform.primitives.adam_family import (
     scale_by_acprop,
     scale_by_adamax,
@@ -87,6 +96,7 @@ from gradxform.primitives.clipping import (
     unitwise_norm,
 )
 from gradxform.primitives.decay import add_decayed_weights
+from gradxform.primitives.factored import scale_by_factored_rms, scale_by_sm3
 from gradxform.primitives.moments import (
     accumulate_squares,
     ema,
@@ -102,7 +112,13 @@ from gradxform.primitives.privacy import (
     DifferentiallyPrivateAggregateState,
     differentially_private_aggregate,
 )
-from gradxform.primitives.scaling import scale, scale_by_learning_rate, scale_by_schedule, set_to_zero
+from gradxform.primitives.scaling import (
+    scale,
+    scale_by_learning_rate,
+    scale_by_polyak,
+    scale_by_schedule,
+    set_to_zero,
+)
 from gradxform.primitives.shaping import (
     ZeroNansState,
     centralize,
@@ -116,6 +132,7 @@ from gradxform.primitives.shaping import (
     stateless_with_tree_map,
     zero_nans,
 )
+from gradxform.primitives.sign import scale_by_lion, scale_by_rprop, scale_by_sign
 from gradxform.rule import LiftState, Mask, Rule, Step, lift
 from gradxform.schedules import (
     Curve,

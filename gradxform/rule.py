@@ -233,6 +233,9 @@ class _Walk:
         spans = [slice(i, j) for i, j in pairwise([*starts, len(rules)])]
         self.runs = [_Run(span, rules[span], self.resolver) for span in spans]
 
+    def __reduce__(self) -> Any:  # its caches stay where they are
+        return _Walk, (self.rules,)
+
     def init(self, params: Params) -> LiftState:
         leaves, treedef = flatten(params)
         for index, leaf in enumerate(leaves):

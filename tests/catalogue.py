@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -58,6 +59,11 @@ def _partition() -> Any:
         },
         lambda params: jax.tree.map(labels.get, _matrices(params)),
     )
+
+
+def _told(tx: Any) -> Any:
+    """The transformation, told the loss."""
+    return gx.GradientTransformation(tx.init, partial(tx.update, value=2.0))
 
 
 def _adam_of_primitives() -> Any:
@@ -143,6 +149,20 @@ CATALOGUE: list[Entry] = [
     Entry("simplified_ademamix", lambda: gx.simplified_ademamix(0.1, alpha=2.0), descends=True),
     Entry("adopt", lambda: gx.adopt(0.1, nesterov=True), descends=True),
     Entry("acprop", lambda: gx.acprop(0.1), descends=True),
+    # Signs, layers, small memory
+    Entry("scale_by_sign", gx.scale_by_sign),
+    Entry("signum", lambda: gx.signum(_halving), descends=True),
+    Entry("lion", lambda: gx.lion(0.1), rests=False, descends=True),
+    Entry("lion_smooth", lambda: gx.lion(0.1, weight_decay=0.0, mode="smooth"), descends=True),
+    Entry("rprop", lambda: gx.rprop(0.1, one_step_late=False), descends=True),
+    Entry("noisy_sgd", lambda: gx.noisy_sgd(0.1, key=3), rests=False),
+    Entry("optimistic_gradient_descent", lambda: gx.optimistic_gradient_descent(0.1), descends=True),
+    Entry("polyak_sgd", lambda: _told(gx.polyak_sgd()), descends=True),
+    Entry("lars", lambda: gx.lars(10.0, weight_decay_mask=_matrices), descends=True),
+    Entry("lamb", lambda: gx.lamb(0.1), descends=True),
+    Entry("fromage", lambda: gx.fromage(_halving), rests=False, descends=True),
+    Entry("adafactor", lambda: gx.adafactor(0.1, momentum=0.9, min_dim_size_to_factor=2), descends=True),
+    Entry("sm3", lambda: gx.sm3(0.1), descends=True),
     Entry("kitchen_sink", _kitchen_sink, rests=False, descends=True),
     Entry(
         "named", lambda: gx.named_chain(("clip", gx.clip(1.0)), ("adam", gx.adam(_halving))), descends=True

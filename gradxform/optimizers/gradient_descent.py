@@ -6,12 +6,14 @@ import jax
 
 from gradxform.chain import chain, identity
 from gradxform.hyperparams import Hyperparam, Scalar
-from gradxform.primitives.momentum import trace
+from gradxform.optimizers.recipe import descend
+from gradxform.primitives.momentum import scale_by_optimistic_gradient, trace
+from gradxform.primitives.noise import add_noise
 from gradxform.primitives.privacy import differentially_private_aggregate
-from gradxform.primitives.scaling import scale_by_learning_rate
+from gradxform.primitives.scaling import scale_by_learning_rate, scale_by_polyak
 from gradxform.transformation import GradientTransformation
 
-__all__ = ["dpsgd", "sgd"]
+__all__ = ["dpsgd", "noisy_sgd", "optimistic_gradient_descent", "polyak_sgd", "sgd"]
 
 
 def sgd(
@@ -113,3 +115,106 @@ def dpsgd(
         identity() if momentum is None else trace(momentum, nesterov),
         scale_by_learning_rate(learning_rate),
     )
+
+
+def noisy_sgd(
+    learning_rate: Hyperparam,
+    eta: Hyperparam = 0.01,
+    gamma: Hyperparam = 0.55,
+    key: jax.Array | int | None = None,
+    *,
+    seed: int | None = None,
+) -> GradientTransformation:
+    r"""Gradient descent with noise that fades.
+
+    .. math::
+      w \leftarrow w - \alpha (g + \mathcal{N}(0, \eta / t^\gamma))
+
+    Args:
+      learning_rate: :math:`\alpha`.
+      eta, gamma, key, seed: as in `add_noise`.
+
+    Returns:
+      A `GradientTransformation` without slots.
+
+    Raises:
+      ValueError: a hyperparameter is out of its bounds.
+
+    References:
+      Neelakantan et al., `Adding gradient noise improves learning for very deep networks
+      <https://arxiv.org/abs/1511.06807>`_, 2015.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.noisy_sgd(0.5, eta=0.0, key=0)
+      >>> tx.update({"w": 2.0}, tx.init({"w": 1.0}))[0]["w"].item()
+      -1.0
+    """
+    return descend(add_noise(eta, gamma, key, seed=seed), learning_rate)
+
+
+def optimistic_gradient_descent(
+    learning_rate: Hyperparam, alpha: Hyperparam = 1.0, beta: Hyperparam = 1.0
+) -> GradientTransformation:
+    r"""Gradient descent for games: it expects the next gradient to change as this one did.
+
+    .. math::
+      w \leftarrow w - \lambda (\alpha g + \beta (g - g_{\text{last}}))
+
+    Where plain descent circles around a saddle that two players look for, it arrives.
+
+    Args:
+      learning_rate: :math:`\lambda`.
+      alpha, beta: as in `scale_by_optimistic_gradient`.
+
+    Returns:
+      A `GradientTransformation` with one slot the size of the parameters.
+
+    References:
+      Mokhtari, Ozdaglar and Pattathil, `A unified analysis of extra-gradient and optimistic
+      gradient methods <https://arxiv.org/abs/1901.08511>`_, 2020.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.optimistic_gradient_descent(0.5)
+      >>> tx.update({"w": 2.0}, tx.init({"w": 1.0}))[0]["w"].item()
+      -1.0
+    """
+    return descend(scale_by_optimistic_gradient(alpha, beta), learning_rate)
+
+
+def polyak_sgd(
+    max_learning_rate: Hyperparam = 1.0,
+    scaling: Hyperparam = 1.0,
+    f_min: Hyperparam = 0.0,
+    eps: Hyperparam = 0.0,
+    variant: str = "sps",
+) -> GradientTransformation:
+    r"""Gradient descent with Polyak's step: as long as the loss is above its least value.
+
+    .. math::
+      w \leftarrow w - \min\Bigl(\frac{f - f_{\min}}{\lVert g \rVert^2 + \epsilon}, \alpha_{\max}\Bigr) g
+
+    Args:
+      max_learning_rate, f_min, eps, variant: as in `scale_by_polyak`.
+      scaling: a factor on the gradient before its norm is taken.
+
+    Returns:
+      A `GradientTransformation` without slots; its update needs the loss,
+      ``update(grads, state, params, value=loss)``.
+
+    Raises:
+      ValueError: a hyperparameter is out of its bounds, or the variant unknown.
+      TypeError: in `update`, there is no `value`.
+
+    References:
+      Loizou et al., `Stochastic Polyak step-size for SGD
+      <https://arxiv.org/abs/2002.10542>`_, 2021.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.polyak_sgd()
+      >>> tx.update({"w": 4.0}, tx.init({"w": 2.0}), value=4.0)[0]["w"].item()
+      -1.0
+    """
+    return chain(sgd(scaling), scale_by_polyak(f_min, max_learning_rate, eps, variant))

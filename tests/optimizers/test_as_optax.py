@@ -36,6 +36,25 @@ ARGUMENTS: list[tuple[str, dict[str, Any]]] = [
     ("contrib.adopt", {}),
     ("contrib.adopt", {"nesterov": True, "use_clipping": False}),
     ("contrib.acprop", {"weight_decay": 0.01}),
+    ("sign_sgd", {}),
+    ("signum", {"beta": 0.8}),
+    ("lion", {"weight_decay": 0.1}),
+    ("rprop", {}),
+    ("rprop", {"eta_minus": 0.7, "eta_plus": 1.1, "max_step_size": 0.06, "min_step_size": 0.04}),
+    ("noisy_sgd", {"eta": 0.0, "key": 1}),
+    ("optimistic_gradient_descent", {"alpha": 0.5, "beta": 0.7}),
+    ("polyak_sgd", {"f_min": -3.0}),
+    ("polyak_sgd", {"f_min": -0.5, "variant": "sps+", "eps": 0.1}),
+    ("lars", {"weight_decay": 0.1, "trust_coefficient": 0.1, "nesterov": True}),
+    ("lamb", {"weight_decay": 0.1}),
+    ("fromage", {}),
+    ("adafactor", {"min_dim_size_to_factor": 2}),
+    (
+        "adafactor",
+        {"min_dim_size_to_factor": 3, "momentum": 0.9, "weight_decay_rate": 0.01, "decay_offset": -2},
+    ),
+    ("adafactor", {"factored": False, "clipping_threshold": None, "multiply_by_parameter_scale": False}),
+    ("sm3", {"momentum": 0.5}),
 ]
 
 
@@ -44,7 +63,7 @@ def trajectory(make: Callable[[Any], Any], library: Any, dtype: str, steps: int 
     rng = np.random.default_rng(0)
 
     def draw(*leading: int) -> dict[str, Any]:
-        shapes = {"kernel": (4, 3), "bias": (3,), "scale": ()}
+        shapes = {"kernel": (4, 3), "bias": (3,), "scale": (1,)}
         # Numbers that float32 holds, so that both precisions have the same problem.
         drawn = {
             name: rng.normal(size=(*leading, *shape)).astype("float32") for name, shape in shapes.items()
@@ -84,7 +103,9 @@ def test_as_optax(name: str, arguments: dict[str, Any]) -> None:
     make = _maker(name, arguments, RATE)
     with x64():
         exact = trajectory(make, optax, "float64")
-        np.testing.assert_allclose(trajectory(make, gx, "float64"), exact, rtol=1e-9, atol=1e-10)
+        # Optax takes the decay of Adafactor's moment in float32.
+        coarse = 1e-6 if name == "adafactor" else 1e-9
+        np.testing.assert_allclose(trajectory(make, gx, "float64"), exact, rtol=coarse, atol=0.1 * coarse)
     # Optax's own rounding (of 1 - b2, of 1 - b2**t) is what float32 is measured by where it is the coarser.
     errors = [np.linalg.norm(trajectory(make, library, "float32") - exact) for library in (gx, optax)]
     assert errors[0] <= max(1e-5 * np.linalg.norm(exact), errors[1]), errors
