@@ -68,6 +68,15 @@ from gradxform.optimizers.gradient_descent import (
     sgd,
 )
 from gradxform.optimizers.layerwise import fromage, lamb, lars
+from gradxform.optimizers.learning_rate_free import cocob, dadapt_adamw, dog, dowg, momo, momo_adam, prodigy
+from gradxform.optimizers.schedule_free import (
+    madgrad,
+    scale_by_madgrad,
+    schedule_free,
+    schedule_free_adamw,
+    schedule_free_eval_params,
+    schedule_free_sgd,
+)
 from gradxform.optimizers.sign import lion, rprop, sign_sgd, signum
 from gradxform.optimizers.small_memory import adafactor, sm3
 from gradxform.primitives.adam_family import (
@@ -97,6 +106,12 @@ from gradxform.primitives.clipping import (
 )
 from gradxform.primitives.decay import add_decayed_weights
 from gradxform.primitives.factored import scale_by_factored_rms, scale_by_sm3
+from gradxform.primitives.learning_rate_free import (
+    scale_by_cocob,
+    scale_by_distance_over_gradients,
+    scale_by_dog,
+    scale_by_dowg,
+)
 from gradxform.primitives.moments import (
     accumulate_squares,
     ema,
@@ -214,6 +229,7 @@ from gradxform.wrappers.layout import (
     split_real_and_imaginary,
 )
 from gradxform.wrappers.masking import MaskedState, freeze, masked, partition, selective_transform
+from gradxform.wrappers.mechanic import MechanicState, mechanize
 from gradxform.wrappers.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from gradxform.wrappers.plateau import ReduceLROnPlateauState, reduce_on_plateau
 

@@ -16,6 +16,7 @@ __all__ = [
     "Scalar",
     "abs_squared",
     "compute_dtype",
+    "copy_of",
     "debias",
     "ema_of",
     "next_count",
@@ -69,6 +70,24 @@ def slot_like(param: Any, fill: Scalar = 0.0, *, dtype: Any = None, real: bool =
     if not hasattr(param, "dtype"):
         return jnp.full(jnp.shape(param), fill, dtype)
     return jnp.full_like(param, fill, dtype=dtype)
+
+
+def copy_of(param: Any, dtype: Any = None) -> jax.Array:
+    """A slot that starts as the parameter itself, in a buffer of its own.
+
+    Args:
+      param: the parameter.
+      dtype: the dtype to keep it in; by default the parameter's, and float32 for those below it.
+
+    Returns:
+      The array.
+    """
+    dtype = compute_dtype(jnp.result_type(param)) if dtype is None else dtype
+    if isinstance(param, jax.ShapeDtypeStruct):
+        return slot_like(param, dtype=dtype)
+    if jnp.iscomplexobj(param):
+        dtype = jnp.promote_types(dtype, jnp.complex64)
+    return jnp.array(param, dtype)
 
 
 def abs_squared(x: jax.Array) -> jax.Array:

@@ -163,6 +163,20 @@ CATALOGUE: list[Entry] = [
     Entry("fromage", lambda: gx.fromage(_halving), rests=False, descends=True),
     Entry("adafactor", lambda: gx.adafactor(0.1, momentum=0.9, min_dim_size_to_factor=2), descends=True),
     Entry("sm3", lambda: gx.sm3(0.1), descends=True),
+    # No learning rate, no schedule
+    Entry("scale_by_distance_over_gradients", gx.scale_by_distance_over_gradients),
+    Entry("dog", lambda: gx.dog(weight_decay=0.0, init_step=("distance", 0.1)), descends=True),
+    Entry("dog_with_a_rate", lambda: gx.dog(init_step=("learning_rate", 0.1)), descends=True),
+    Entry("dowg", lambda: gx.dowg(0.5), descends=True),
+    Entry("prodigy", lambda: gx.prodigy(_halving), descends=True),
+    Entry("dadapt_adamw", gx.dadapt_adamw, descends=True),
+    Entry("cocob", gx.cocob, descends=True),
+    Entry("momo", lambda: _told(gx.momo(0.1)), descends=True),
+    Entry("momo_adam", lambda: _told(gx.momo_adam(adapt_lower_bound=True)), descends=True),
+    Entry("mechanize", lambda: gx.mechanize(gx.adam(_halving), weight_decay=0.0), descends=True),
+    Entry("schedule_free_sgd", lambda: gx.schedule_free_sgd(0.1, weight_decay=0.0), descends=True),
+    Entry("schedule_free_adamw", lambda: gx.schedule_free_adamw(0.1, warmup_steps=2), descends=True),
+    Entry("madgrad", lambda: gx.madgrad(_halving), descends=True),
     Entry("kitchen_sink", _kitchen_sink, rests=False, descends=True),
     Entry(
         "named", lambda: gx.named_chain(("clip", gx.clip(1.0)), ("adam", gx.adam(_halving))), descends=True

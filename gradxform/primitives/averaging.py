@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradxform.arithmetic import compute_dtype, debias, slot_like
+from gradxform.arithmetic import copy_of, debias
 from gradxform.hyperparams import Hyperparam, fraction
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.transformation import Params, State
@@ -73,10 +73,7 @@ def average_params(decay: Hyperparam | None = None, *, start: int = 0, every: in
             raise ValueError(f"average_params: {name} must be an integer of at least {least}, got {value!r}")
 
     def init(param: Any) -> AverageSlots:
-        if isinstance(param, jax.ShapeDtypeStruct):
-            return AverageSlots(slot_like(param))
-        # A copy: parameters and state may both be donated.
-        return AverageSlots(jnp.array(param, compute_dtype(jnp.result_type(param))))
+        return AverageSlots(copy_of(param))
 
     def update(grad: Any, slots: AverageSlots, param: Any, step: Step) -> tuple[Any, AverageSlots]:
         past = step.count + 1 - start

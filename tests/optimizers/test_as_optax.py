@@ -55,6 +55,23 @@ ARGUMENTS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("adafactor", {"factored": False, "clipping_threshold": None, "multiply_by_parameter_scale": False}),
     ("sm3", {"momentum": 0.5}),
+    ("contrib.dog", {}),
+    ("contrib.dog", {"init_step": ("distance", 0.1), "weight_decay": 0.01}),
+    ("contrib.dog", {"init_step": ("learning_rate", 0.1), "eps": 1e-3}),
+    ("contrib.dowg", {}),
+    ("contrib.dowg", {"init_estim_sq_dist": 0.01}),
+    ("contrib.prodigy", {"estim_lr0": 1e-2, "weight_decay": 0.01}),
+    ("contrib.prodigy", {"safeguard_warmup": True, "estim_lr_coef": 0.5, "beta3": 0.9}),
+    ("contrib.dadapt_adamw", {"estim_lr0": 1e-2, "weight_decay": 0.01}),
+    ("contrib.cocob", {"weight_decay": 0.01}),
+    ("contrib.momo", {"lower_bound": -3.0, "weight_decay": 0.01}),
+    ("contrib.momo", {"lower_bound": -3.0, "adapt_lower_bound": True}),
+    ("contrib.momo_adam", {"lower_bound": -3.0, "weight_decay": 0.01}),
+    ("contrib.momo_adam", {"lower_bound": -30.0, "adapt_lower_bound": True}),
+    ("contrib.schedule_free_sgd", {}),
+    ("contrib.schedule_free_sgd", {"warmup_steps": 10, "weight_decay": 0.01, "b1": 0.8}),
+    ("contrib.schedule_free_adamw", {"warmup_steps": 5, "weight_decay": 0.01}),
+    ("contrib.madgrad", {"weight_decay": 0.01}),
 ]
 
 
@@ -103,12 +120,38 @@ def test_as_optax(name: str, arguments: dict[str, Any]) -> None:
     make = _maker(name, arguments, RATE)
     with x64():
         exact = trajectory(make, optax, "float64")
-        # Optax takes the decay of Adafactor's moment in float32.
-        coarse = 1e-6 if name == "adafactor" else 1e-9
+        # Optax takes the decay of Adafactor's moment, Madgrad's root of the count and the warm-up in float32.
+        in_float32 = name in ("adafactor", "contrib.madgrad") or "warmup_steps" in arguments
+        coarse = 1e-5 if in_float32 else 1e-9
         np.testing.assert_allclose(trajectory(make, gx, "float64"), exact, rtol=coarse, atol=0.1 * coarse)
     # Optax's own rounding (of 1 - b2, of 1 - b2**t) is what float32 is measured by where it is the coarser.
     errors = [np.linalg.norm(trajectory(make, library, "float32") - exact) for library in (gx, optax)]
     assert errors[0] <= max(1e-5 * np.linalg.norm(exact), errors[1]), errors
+
+
+def test_mechanize_as_optax() -> None:
+    def make(library: Any) -> Any:
+        return library.contrib.mechanize(library.adam(RATE), s_init=1e-2, num_betas=5)
+
+    with x64():
+        exact = trajectory(make, optax, "float64")
+        np.testing.assert_allclose(trajectory(make, gx, "float64"), exact, rtol=1e-9, atol=1e-10)
+    assert np.linalg.norm(trajectory(make, gx, "float32") - exact) <= 1e-5 * np.linalg.norm(exact)
+
+
+def test_schedule_free_averages_as_optax() -> None:
+    params, grads = {"w": jnp.ones(3)}, {"w": jnp.asarray([0.1, -0.2, 0.3])}
+    averages = []
+    for library in (gx, optax):
+        tx = library.contrib.schedule_free_sgd(0.5, warmup_steps=3)
+        state, moved = tx.init(params), params
+        for _ in range(10):
+            updates, state = tx.update(grads, state, moved)
+            moved = library.apply_updates(moved, updates)
+        averages.append(library.contrib.schedule_free_eval_params(state, moved)["w"])
+    np.testing.assert_allclose(*averages, rtol=1e-5)
+    with pytest.raises(ValueError, match="no schedule_free"):
+        gx.schedule_free_eval_params(gx.sgd(0.1).init(params), params)
 
 
 def test_schedules_of_every_hyperparameter_as_optaxs_injected_ones() -> None:
