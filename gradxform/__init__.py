@@ -42,6 +42,7 @@ from gradxform.microbatching import microbatch
 from gradxform.numerics import safe_increment, safe_norm, safe_root_mean_squares, scale_gradient
 from gradxform.optimizers.adaptive import adadelta, adagrad, adam, rmsprop
 from gradxform.optimizers.gradient_descent import dpsgd, sgd
+from gradxform.optimizers.matrix import galore, muon
 from gradxform.primitives.algebra import ratio, root, square
 from gradxform.primitives.averaging import AverageSlots, average_params, evaluation_params
 from gradxform.primitives.clipping import (
@@ -55,6 +56,7 @@ from gradxform.primitives.clipping import (
     unitwise_norm,
 )
 from gradxform.primitives.decay import add_decayed_weights
+from gradxform.primitives.low_rank import GaLoreDimensionNumbers, GaLoreState, scale_by_galore
 from gradxform.primitives.moments import (
     accumulate_squares,
     ema,
@@ -66,6 +68,12 @@ from gradxform.primitives.moments import (
 )
 from gradxform.primitives.momentum import trace
 from gradxform.primitives.noise import add_noise
+from gradxform.primitives.orthogonal import (
+    MuonDimensionNumbers,
+    orthogonalize_via_newton_schulz,
+    scale_by_muon,
+    scale_by_shape,
+)
 from gradxform.primitives.privacy import (
     DifferentiallyPrivateAggregateState,
     differentially_private_aggregate,
