@@ -227,12 +227,14 @@ def _spans(steps: int, rows: int, columns: int) -> list[int]:
 
     Within a span a step takes 6 or 8 :math:`n^3` operations more and two
     products with :math:`X`, of :math:`2 n^2 m` each, less. So spans pay from
-    :math:`m = 1.5 n`. They are short because in the course of a span rounding
-    drowns the small singular values, and shorter late, when most are near 1.
+    :math:`m = 1.5 n`, if the products are what takes the time. They are short,
+    and shorter late, because rounding in :math:`A` grows in the course of one.
     """
-    if columns <= 1.5 * rows or steps == 1:
+    if columns <= 1.5 * rows or rows < 128:
         return [1] * steps
-    return [2 + steps % 2] + [2] * (steps // 2 - 1)
+    first = [3] if steps % 2 and steps > 3 else []
+    pairs, single = divmod(steps - sum(first), 2)
+    return first + [2] * pairs + [1] * single
 
 
 def _newton_schulz(x: jax.Array, steps: list[list[jax.Array]], norm_of: Any, eps: Scalar) -> jax.Array:
