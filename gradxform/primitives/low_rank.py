@@ -1,6 +1,5 @@
 """Transformations on low-rank projections of gradient matrices."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from gradxform.primitives.orthogonal import DimensionNumbers, MatrixAxes
 from gradxform.primitives.scaling import scale as scale_by
 from gradxform.rule import of_params
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
-from gradxform.trees import AnyParams, PyTree, broadcast_prefix, flatten, flatten_like
+from gradxform.trees import AnyParams, PyTree, broadcast_prefix, flatten, flatten_like, paths
 from gradxform.wrappers.masking import masked
 from gradxform.wrappers.wrapper import Wrapper, conform, no_steps
 
@@ -172,17 +171,15 @@ def _axes(given: DimensionNumbers, params: Params) -> PyTree:
         found = [given if np.ndim(leaf) > 1 else None for leaf in leaves]
     else:
         found = broadcast_prefix(given, params, root="weight_dimension_numbers", who="scale_by_galore")
-    return treedef.unflatten(
-        axes if leaf is not None and np.size(leaf) else None for axes, leaf in zip(found, leaves, strict=True)
-    )
-
-
-def _matrix(axes: MatrixAxes, x: Any) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """The array as one matrix, and the way back."""
-    matrix, back = axes.matrices(x)
-    if matrix.ndim > 2:
-        raise ValueError(f"scale_by_galore: {axes} does not name all axes of an array of shape {x.shape}")
-    return matrix, back
+    for index, (axes, leaf) in enumerate(zip(found, leaves, strict=True)):
+        if leaf is None or np.size(leaf) == 0:
+            found[index] = None
+        elif axes is not None and sum(map(len, axes.of(np.shape(leaf)))) < np.ndim(leaf):
+            raise ValueError(
+                f"scale_by_galore: {axes} does not name all axes of {paths(params, 'params')[index]}, "
+                f"which has shape {np.shape(leaf)}"
+            )
+    return treedef.unflatten(found)
 
 
 def _on_the_left(shape: tuple[int, ...], shorter_side: bool) -> bool:
@@ -192,7 +189,7 @@ def _on_the_left(shape: tuple[int, ...], shorter_side: bool) -> bool:
 
 def _start(axes: MatrixAxes, param: Any, rank: int, shorter_side: bool) -> tuple[jax.Array, jax.Array]:
     """The first projector, and what stands for the parameter in the projection."""
-    rows, columns = jax.eval_shape(lambda x: _matrix(axes, x)[0], param).shape
+    rows, columns = jax.eval_shape(lambda x: axes.matrices(x)[0], param).shape
     dtype, rank = compute_dtype(jnp.result_type(param)), min(rank, rows, columns)
     if _on_the_left((rows, columns), shorter_side):
         return jnp.zeros((rows, rank), dtype), jnp.zeros((rank, columns), dtype)
@@ -204,7 +201,7 @@ def _project(
     axes: MatrixAxes, shorter_side: bool, grad: Any, projector: Any, refresh: Any
 ) -> tuple[jax.Array, jax.Array]:
     """The projector, new if it is to be, and the projected gradient."""
-    matrix, _ = _matrix(axes, lax.convert_element_type(grad, projector.dtype))
+    matrix, _ = axes.matrices(lax.convert_element_type(grad, projector.dtype))
     left = _on_the_left(matrix.shape, shorter_side)
 
     def fresh() -> jax.Array:
@@ -218,6 +215,6 @@ def _project(
 @partial(jax.jit, static_argnums=(0, 1))
 def _restore(axes: MatrixAxes, shorter_side: bool, low: Any, projector: Any, grad: Any) -> jax.Array:
     """The update in the gradient's shape."""
-    matrix, back = _matrix(axes, grad)
+    matrix, back = axes.matrices(grad)
     left = _on_the_left(matrix.shape, shorter_side)
     return back(projector @ low if left else low @ projector.mT.conj())

@@ -195,7 +195,7 @@ def orthogonalize_via_newton_schulz(
         raise ValueError(f"preconditioning must be one of {list(_NORMS)}, got {preconditioning!r}")
     if x.ndim == 2:
         dimension_numbers = MuonDimensionNumbers()
-    elif dimension_numbers is None:
+    elif not isinstance(dimension_numbers, MatrixAxes):
         raise ValueError(
             f"an array of shape {x.shape} is no matrix: say by MuonDimensionNumbers which axes are, "
             "or leave it to another optimizer"

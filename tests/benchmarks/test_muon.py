@@ -16,8 +16,8 @@ def _of_blocks(library: Any) -> Any:
 
     def choose(params: Any) -> Any:
         return {
-            name: jax.tree.map(lambda param: numbers if name == "blocks" and param.ndim == 2 else None, part)
-            for name, part in params.items()
+            **dict.fromkeys(params),
+            "blocks": jax.tree.map(lambda param: numbers if param.ndim == 2 else None, params["blocks"]),
         }
 
     return library.contrib.muon(1e-3, muon_weight_dimension_numbers=choose)
