@@ -113,13 +113,15 @@ def test_muon_is_optaxs(case: str) -> None:
     assert distance(got, expected) < 1e-10
 
 
-@pytest.mark.parametrize("case", ["plain", "aol", "batched"])
+@pytest.mark.parametrize("case", ["batched", "heads"])
 def test_muon_is_optaxs_in_float32(case: str) -> None:
     ends = [
         descend(library.contrib.muon(0.05, **arguments(MUON[case], library)), jnp.float32)[0][0]
         for library in (gx, optax)
     ]
-    assert distance(*ends) < 1e-5
+    # The others are Adam's, in which Optax's correction of the bias loses digits.
+    got, expected = ([*end["twins"], end["wide"], end["tall"], end["heads"]] for end in ends)
+    assert distance(got, expected) < 1e-5
 
 
 GALORE: dict[str, Any] = {
@@ -313,18 +315,16 @@ def test_dimension_numbers_that_do_not_fit() -> None:
     params = {"w": jnp.ones((2, 3, 4)), "b": jnp.ones(2)}
     numbers, galore = gx.MuonDimensionNumbers, gx.GaLoreDimensionNumbers
 
-    def refused(tx: Any, message: str) -> None:
+    def refused(tx: Any, message: str, leaf: str = "['w']") -> None:
         with pytest.raises(ValueError, match=message) as info:
             tx.update(params, tx.init(params), params)
-        assert "['w']" in "\n".join([str(info.value), *getattr(info.value, "__notes__", [])])
+        assert leaf in "\n".join([str(info.value), *getattr(info.value, "__notes__", [])])
 
-    refused(gx.scale_by_muon(), "no matrix: say by MuonDimensionNumbers")
+    refused(gx.scale_by_muon(), "no matrix: say by MuonDimensionNumbers", "['b']")
     for axes in (numbers(0, 3), numbers(0, (1, 0)), numbers(-4, 0)):
         refused(gx.muon(0.1, muon_weight_dimension_numbers={"w": axes, "b": None}), "does not fit an array")
-    refused(
-        gx.muon(0.1, muon_weight_dimension_numbers={"x": axes}), r"muon: .*\['[xbw]'\] has no counterpart"
-    )
-    refused(
-        gx.galore(0.1, weight_dimension_numbers={"w": galore(), "b": None}),
-        r"scale_by_galore: .* does not name all axes",
-    )
+    stranger = gx.muon(0.1, muon_weight_dimension_numbers={"x": numbers(), "w": None, "b": None})
+    with pytest.raises(ValueError, match=r"muon: .*\['x'\] has no counterpart"):
+        stranger.init(params)
+    partial = gx.galore(0.1, weight_dimension_numbers={"w": galore(), "b": None})
+    refused(partial, r"scale_by_galore: .* does not name all axes of params\['w'\]")

@@ -1,5 +1,6 @@
 """GaLore's projection: what it leaves, what it keeps, and when it is renewed."""
 
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ def test_it_is_renewed_every_so_often() -> None:
     for seed in range(7):
         _, state = jax.jit(tx.update)(draw(4, 3, seed=seed), state)
         projectors.append(np.asarray(state.projector))
-    same = [np.array_equal(a, b) for a, b in zip(projectors, projectors[1:], strict=False)]
+    same = [np.array_equal(a, b) for a, b in pairwise(projectors)]
     assert same == [True, True, False, True, True, False]
     leading = np.linalg.svd(draw(4, 3, seed=3))[0][:, :1]
     assert_allclose(abs(projectors[3]), abs(leading), atol=1e-5)
@@ -77,7 +78,7 @@ def test_one_specification_for_all_arrays_of_two_axes_or_more() -> None:
     tx = gx.scale_by_galore(1, base_optimizer=gx.identity(), weight_dimension_numbers=axes)
     flat, vector = params["w"].reshape(3, 4), params["b"]
     plain = gx.scale_by_galore(1, base_optimizer=gx.identity())
-    with pytest.raises(ValueError, match=r"\(output_axis|GaLoreDimensionNumbers\(.*does not"):
+    with pytest.raises(ValueError, match=r"GaLoreDimensionNumbers\(.*does not fit"):
         gx.scale_by_galore(1, weight_dimension_numbers=gx.GaLoreDimensionNumbers(0, 3)).init(params)
     updates = tx.update({"w": params["w"], "b": vector}, tx.init(params))[0]
     assert_allclose(updates["w"].reshape(3, 4), plain.update(flat, plain.init(flat))[0], rtol=1e-6)
