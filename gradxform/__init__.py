@@ -69,6 +69,7 @@ from gradxform.optimizers.gradient_descent import (
 )
 from gradxform.optimizers.layerwise import fromage, lamb, lars
 from gradxform.optimizers.learning_rate_free import cocob, dadapt_adamw, dog, dowg, momo, momo_adam, prodigy
+from gradxform.optimizers.matrix import galore, muon
 from gradxform.optimizers.schedule_free import (
     madgrad,
     scale_by_madgrad,
@@ -112,6 +113,7 @@ from gradxform.primitives.learning_rate_free import (
     scale_by_dog,
     scale_by_dowg,
 )
+from gradxform.primitives.low_rank import GaLoreDimensionNumbers, GaLoreState, scale_by_galore
 from gradxform.primitives.moments import (
     accumulate_squares,
     ema,
@@ -123,6 +125,12 @@ from gradxform.primitives.moments import (
 )
 from gradxform.primitives.momentum import scale_by_optimistic_gradient, trace
 from gradxform.primitives.noise import add_noise
+from gradxform.primitives.orthogonal import (
+    MuonDimensionNumbers,
+    orthogonalize_via_newton_schulz,
+    scale_by_muon,
+    scale_by_shape,
+)
 from gradxform.primitives.privacy import (
     DifferentiallyPrivateAggregateState,
     differentially_private_aggregate,

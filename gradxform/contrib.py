@@ -3,6 +3,7 @@
 from gradxform.optimizers.adam_family import acprop, ademamix, adopt, simplified_ademamix
 from gradxform.optimizers.gradient_descent import dpsgd
 from gradxform.optimizers.learning_rate_free import cocob, dadapt_adamw, dog, dowg, momo, momo_adam, prodigy
+from gradxform.optimizers.matrix import galore, muon
 from gradxform.optimizers.schedule_free import (
     madgrad,
     scale_by_madgrad,
@@ -18,6 +19,8 @@ from gradxform.primitives.adam_family import (
     scale_by_simplified_ademamix,
 )
 from gradxform.primitives.learning_rate_free import scale_by_cocob
+from gradxform.primitives.low_rank import GaLoreDimensionNumbers, GaLoreState, scale_by_galore
+from gradxform.primitives.orthogonal import MuonDimensionNumbers, scale_by_muon
 from gradxform.primitives.privacy import (
     DifferentiallyPrivateAggregateState,
     differentially_private_aggregate,
@@ -29,7 +32,10 @@ from gradxform.wrappers.plateau import ReduceLROnPlateauState, reduce_on_plateau
 
 __all__ = [
     "DifferentiallyPrivateAggregateState",
+    "GaLoreDimensionNumbers",
+    "GaLoreState",
     "MechanicState",
+    "MuonDimensionNumbers",
     "ReduceLROnPlateauState",
     "SplitRealAndImaginaryState",
     "acprop",
@@ -41,10 +47,12 @@ __all__ = [
     "dog",
     "dowg",
     "dpsgd",
+    "galore",
     "madgrad",
     "mechanize",
     "momo",
     "momo_adam",
+    "muon",
     "normalize",
     "prodigy",
     "reduce_on_plateau",
@@ -52,7 +60,9 @@ __all__ = [
     "scale_by_ademamix",
     "scale_by_adopt",
     "scale_by_cocob",
+    "scale_by_galore",
     "scale_by_madgrad",
+    "scale_by_muon",
     "scale_by_simplified_ademamix",
     "schedule_free",
     "schedule_free_adamw",

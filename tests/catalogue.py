@@ -177,6 +177,12 @@ CATALOGUE: list[Entry] = [
     Entry("schedule_free_sgd", lambda: gx.schedule_free_sgd(0.1, weight_decay=0.0), descends=True),
     Entry("schedule_free_adamw", lambda: gx.schedule_free_adamw(0.1, warmup_steps=2), descends=True),
     Entry("madgrad", lambda: gx.madgrad(_halving), descends=True),
+    Entry("scale_by_muon", lambda: gx.masked(gx.scale_by_muon(adaptive=True, ns_steps=3), _matrices)),
+    Entry("orthogonal_rows", lambda: gx.muon(0.1, "dion", preconditioning="aol", nesterov=False)),
+    Entry("scale_by_shape", lambda: gx.masked(gx.scale_by_shape(consistent_rms=gx.tunable(0.2)), _matrices)),
+    Entry("muon", lambda: gx.muon(gx.tunable(0.1), weight_decay=0.0), descends=True),
+    Entry("scale_by_galore", lambda: gx.scale_by_galore(1, 2, 0.5, gx.trace(0.9))),
+    Entry("galore", lambda: gx.galore(_halving, 1, 2), descends=True),
     Entry("kitchen_sink", _kitchen_sink, rests=False, descends=True),
     Entry(
         "named", lambda: gx.named_chain(("clip", gx.clip(1.0)), ("adam", gx.adam(_halving))), descends=True
