@@ -80,6 +80,13 @@ from gradxform.optimizers.schedule_free import (
 )
 from gradxform.optimizers.sign import lion, rprop, sign_sgd, signum
 from gradxform.optimizers.small_memory import adafactor, sm3
+from gradxform.optimizers.sophia import (
+    HutchinsonState,
+    SophiaState,
+    hutchinson_estimator_diag_hessian,
+    scale_by_sophia,
+    sophia,
+)
 from gradxform.primitives.adam_family import (
     scale_by_acprop,
     scale_by_adamax,
@@ -236,10 +243,12 @@ from gradxform.wrappers.layout import (
     flatten,
     split_real_and_imaginary,
 )
+from gradxform.wrappers.lookahead import LookaheadParams, LookaheadState, lookahead
 from gradxform.wrappers.masking import MaskedState, freeze, masked, partition, selective_transform
 from gradxform.wrappers.mechanic import MechanicState, mechanize
 from gradxform.wrappers.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from gradxform.wrappers.plateau import ReduceLROnPlateauState, reduce_on_plateau
+from gradxform.wrappers.sharpness import SAMState, sam
 
 # What Optax calls the same.
 multi_transform = partition

@@ -12,6 +12,12 @@ from gradxform.optimizers.schedule_free import (
     schedule_free_eval_params,
     schedule_free_sgd,
 )
+from gradxform.optimizers.sophia import (
+    HutchinsonState,
+    SophiaState,
+    hutchinson_estimator_diag_hessian,
+    sophia,
+)
 from gradxform.primitives.adam_family import (
     scale_by_acprop,
     scale_by_ademamix,
@@ -29,14 +35,18 @@ from gradxform.primitives.shaping import normalize
 from gradxform.wrappers.layout import SplitRealAndImaginaryState, split_real_and_imaginary
 from gradxform.wrappers.mechanic import MechanicState, mechanize
 from gradxform.wrappers.plateau import ReduceLROnPlateauState, reduce_on_plateau
+from gradxform.wrappers.sharpness import SAMState, sam
 
 __all__ = [
     "DifferentiallyPrivateAggregateState",
     "GaLoreDimensionNumbers",
     "GaLoreState",
+    "HutchinsonState",
     "MechanicState",
     "MuonDimensionNumbers",
     "ReduceLROnPlateauState",
+    "SAMState",
+    "SophiaState",
     "SplitRealAndImaginaryState",
     "acprop",
     "ademamix",
@@ -48,6 +58,7 @@ __all__ = [
     "dowg",
     "dpsgd",
     "galore",
+    "hutchinson_estimator_diag_hessian",
     "madgrad",
     "mechanize",
     "momo",
@@ -56,6 +67,7 @@ __all__ = [
     "normalize",
     "prodigy",
     "reduce_on_plateau",
+    "sam",
     "scale_by_acprop",
     "scale_by_ademamix",
     "scale_by_adopt",
@@ -69,5 +81,6 @@ __all__ = [
     "schedule_free_eval_params",
     "schedule_free_sgd",
     "simplified_ademamix",
+    "sophia",
     "split_real_and_imaginary",
 ]

@@ -61,6 +61,11 @@ def _partition() -> Any:
     )
 
 
+def _squares() -> Any:
+    """The squared gradient as an estimate of the Hessian's diagonal."""
+    return gx.stateless(lambda grads, params: jax.tree.map(lambda grad: jnp.real(grad * grad), grads))
+
+
 def _told(tx: Any) -> Any:
     """The transformation, told the loss."""
     return gx.GradientTransformation(tx.init, partial(tx.update, value=2.0))
@@ -163,6 +168,10 @@ CATALOGUE: list[Entry] = [
     Entry("fromage", lambda: gx.fromage(_halving), rests=False, descends=True),
     Entry("adafactor", lambda: gx.adafactor(0.1, momentum=0.9, min_dim_size_to_factor=2), descends=True),
     Entry("sm3", lambda: gx.sm3(0.1), descends=True),
+    Entry(
+        "sophia", lambda: _told(gx.sophia(0.1, hessian_diagonal_fn=_squares(), weight_decay=0.0)), wide=False
+    ),
+    Entry("sam", lambda: gx.sam(gx.adam(_halving), gx.chain(gx.normalize(), gx.sgd(0.1))), wide=False),
     # No learning rate, no schedule
     Entry("scale_by_distance_over_gradients", gx.scale_by_distance_over_gradients),
     Entry("dog", lambda: gx.dog(weight_decay=0.0, init_step=("distance", 0.1)), descends=True),

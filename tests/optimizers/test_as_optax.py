@@ -55,6 +55,8 @@ ARGUMENTS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("adafactor", {"factored": False, "clipping_threshold": None, "multiply_by_parameter_scale": False}),
     ("sm3", {"momentum": 0.5}),
+    ("contrib.sophia", {"gamma": 1.0, "weight_decay": 0.01}),
+    ("contrib.sophia", {"clip_threshold": None, "update_interval": 3, "gamma": 1.0, "eps": 0.1}),
     ("contrib.dog", {}),
     ("contrib.dog", {"init_step": ("distance", 0.1), "weight_decay": 0.01}),
     ("contrib.dog", {"init_step": ("learning_rate", 0.1), "eps": 1e-3}),
