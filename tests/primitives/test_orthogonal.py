@@ -54,7 +54,7 @@ def spectra(n: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("spectrum", spectra(2))
-@pytest.mark.parametrize("steps", [3, 5, 6])
+@pytest.mark.parametrize("steps", [4, 5])
 def test_the_small_matrix_keeps_the_digits(spectrum: str, steps: int) -> None:
     """In float32 it is not much further from float64 than Optax, whose steps are all on the wide matrix."""
     rows, columns = 128, 384
