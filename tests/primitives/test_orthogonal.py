@@ -25,8 +25,11 @@ def draw(*shape: int, seed: int = 0) -> np.ndarray:
 def test_it_is_optaxs(preconditioning: Any) -> None:
     rows = np.asarray([STANDARD, (3.0, -3.5, 1.5), CONVERGING])
     with x64():
-        for coefficients, steps in ((np.asarray(STANDARD), 5), (rows, 9)):
-            for shape in ((5, 5), (9, 4), (130, 300)):
+        for coefficients, steps, shapes in (
+            (np.asarray(STANDARD), 5, ((5, 5), (9, 4), (130, 300))),
+            (rows, 9, ((4, 9),)),
+        ):
+            for shape in shapes:
                 x, arguments = jnp.asarray(draw(*shape)), (jnp.asarray(coefficients), steps, preconditioning)
                 got = gx.orthogonalize_via_newton_schulz(x, *arguments)
                 assert_allclose(got, optaxs(x, *arguments), rtol=1e-9, atol=1e-12)
@@ -51,7 +54,7 @@ def spectra(n: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("spectrum", spectra(2))
-@pytest.mark.parametrize("steps", [3, 5, 6])
+@pytest.mark.parametrize("steps", [4, 5])
 def test_the_small_matrix_keeps_the_digits(spectrum: str, steps: int) -> None:
     """In float32 it is not much further from float64 than Optax, whose steps are all on the wide matrix."""
     rows, columns = 128, 384
