@@ -17,16 +17,12 @@ OTHER_STATES = {
 }  # fmt: skip
 
 OPTIMIZERS = {
-    "COCOBState", "DAdaptAdamWState", "DoGState", "DoWGState", "GaLoreDimensionNumbers", "GaLoreState",
-    "HutchinsonState", "MadgradState", "MechanicState", "MomoAdamState", "MomoState", "MuonDimensionNumbers",
-    "MuonState", "ProdigyState", "SAMState", "ScaleByAdemamixState", "ScaleBySimplifiedAdEMAMixState",
-    "ScheduleFreeState", "SophiaState", "acprop", "ademamix", "adopt", "cocob", "dadapt_adamw", "dog", "dowg",
-    "galore", "hutchinson_estimator_diag_hessian", "madgrad", "mechanize", "momo", "momo_adam", "muon",
-    "prodigy", "sam", "scale_by_acprop", "scale_by_ademamix", "scale_by_adopt", "scale_by_cocob",
-    "scale_by_galore", "scale_by_madgrad", "scale_by_muon", "scale_by_simplified_ademamix", "schedule_free",
-    "schedule_free_adamw", "schedule_free_eval_params", "schedule_free_sgd", "simplified_ademamix", "sophia",
+    # Rules keep their state in a LiftState.
+    "COCOBState", "DAdaptAdamWState", "DoGState", "DoWGState", "MadgradState", "MomoAdamState", "MomoState",
+    "MuonState", "ProdigyState", "ScaleByAdemamixState", "ScaleBySimplifiedAdEMAMixState",
+    "ScheduleFreeState",
 }  # fmt: skip
-"""Of `optax.contrib`: what belongs to the optimizers."""
+"""Of `optax.contrib`: the states of its optimizers."""
 
 AT_THE_TOP = {
     "InjectHyperparamsState", "InjectStatefulHyperparamsState", "Schedule", "StatefulSchedule",
@@ -35,16 +31,10 @@ AT_THE_TOP = {
 """Of `optax.schedules`: what is no schedule."""
 
 OPTIMIZERS_AT_THE_TOP = {
-    "LookaheadParams", "ZoomLinesearchInfo", "adabelief", "adafactor", "adamax", "adamaxw", "adamw", "adan",
-    "amsgrad", "fromage", "lamb", "lars", "lbfgs", "lion", "lookahead", "nadam", "nadamw", "noisy_sgd",
-    "novograd", "optimistic_adam", "optimistic_adam_v2", "optimistic_gradient_descent", "polyak_sgd", "radam",
-    "rprop", "scale_by_adamax", "scale_by_adan", "scale_by_amsgrad", "scale_by_backtracking_linesearch",
-    "scale_by_belief", "scale_by_distance_over_gradients", "scale_by_factored_rms", "scale_by_lbfgs",
-    "scale_by_lion", "scale_by_novograd", "scale_by_optimistic_gradient", "scale_by_polyak", "scale_by_radam",
-    "scale_by_rprop", "scale_by_sign", "scale_by_sm3", "scale_by_yogi", "scale_by_zoom_linesearch",
-    "sign_sgd", "signum", "sm3", "value_and_grad_from_state", "yogi",
+    "ZoomLinesearchInfo", "lbfgs", "scale_by_backtracking_linesearch", "scale_by_lbfgs",
+    "scale_by_zoom_linesearch", "value_and_grad_from_state",
 }  # fmt: skip
-"""Of Optax's top level: what belongs to the optimizers."""
+"""Of Optax's top level: line searches and what rests on them."""
 
 OTHER_SUBJECTS = {"matrix_inverse_pth_root", "multi_normal", "nnls", "power_iteration"}
 """Of Optax's top level: linear algebra and distributions."""

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradxform.chain import chain, identity
+from gradxform.chain import chain
 from gradxform.hyperparams import Hyperparam
-from gradxform.primitives.decay import add_decayed_weights
+from gradxform.optimizers.recipe import descend
 from gradxform.primitives.low_rank import scale_by_galore
 from gradxform.primitives.moments import scale_by_adam
 from gradxform.primitives.orthogonal import (
@@ -19,8 +19,7 @@ from gradxform.primitives.orthogonal import (
     scale_by_muon,
     scale_by_shape,
 )
-from gradxform.primitives.scaling import scale_by_learning_rate
-from gradxform.rule import Lift, Mask, of_params
+from gradxform.rule import Mask, of_params
 from gradxform.transformation import GradientTransformation, Params
 from gradxform.trees import PyTree, broadcast_prefix, flatten
 from gradxform.wrappers.masking import partition
@@ -129,13 +128,13 @@ def muon(
     adam_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     return partition(
         {
-            "muon": chain(
-                orthogonal,
-                scale_by_shape(axes, consistent_rms),
-                _decay(weight_decay, weight_decay_mask),
-                scale_by_learning_rate(learning_rate),
+            "muon": descend(
+                chain(orthogonal, scale_by_shape(axes, consistent_rms)),
+                learning_rate,
+                weight_decay,
+                weight_decay_mask,
             ),
-            "adam": chain(adam, _decay(adam_weight_decay), scale_by_learning_rate(adam_rate)),
+            "adam": descend(adam, adam_rate, adam_weight_decay),
         },
         labels,
     )
@@ -143,11 +142,6 @@ def muon(
 
 def _matrices(params: Params) -> PyTree:
     return jax.tree.map(lambda param: MuonDimensionNumbers() if np.ndim(param) == 2 else None, params)
-
-
-def _decay(weight_decay: Hyperparam, mask: Mask | None = None) -> Lift:
-    none = isinstance(weight_decay, int | float) and weight_decay == 0
-    return identity() if none else add_decayed_weights(weight_decay, mask)
 
 
 def galore(
@@ -196,10 +190,7 @@ def galore(
       >>> abs(tx.update(params, tx.init(params), params)[0]).round(4).tolist()
       [[0.5, 0.0], [0.0, 0.0]]
     """
-    return chain(
-        scale_by_galore(
-            rank, update_proj_gap, scale, base_optimizer, weight_dimension_numbers, shorter_side=shorter_side
-        ),
-        _decay(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
+    direction = scale_by_galore(
+        rank, update_proj_gap, scale, base_optimizer, weight_dimension_numbers, shorter_side=shorter_side
     )
+    return descend(direction, learning_rate, weight_decay, mask)
