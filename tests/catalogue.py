@@ -143,7 +143,7 @@ CATALOGUE: list[Entry] = [
     Entry("adamw", lambda: gx.adamw(gx.tunable(0.1), mask=_matrices), rests=False, descends=True),
     Entry("adamax", lambda: gx.adamax(0.1), descends=True),
     Entry("adamaxw", lambda: gx.adamaxw(_halving), rests=False, descends=True),
-    Entry("amsgrad", lambda: gx.amsgrad(0.1, mu_dtype=jnp.bfloat16), descends=True),
+    Entry("amsgrad", lambda: gx.amsgrad(0.1), descends=True),
     Entry("radam", lambda: gx.radam(0.1, b2=gx.tunable(0.9)), descends=True),
     Entry("adabelief", lambda: gx.adabelief(0.1, nesterov=True), descends=True),
     Entry("yogi", lambda: gx.yogi(0.1), rests=False, descends=True),
@@ -166,14 +166,14 @@ CATALOGUE: list[Entry] = [
     Entry("lars", lambda: gx.lars(10.0, weight_decay_mask=_matrices), descends=True),
     Entry("lamb", lambda: gx.lamb(0.1), descends=True),
     Entry("fromage", lambda: gx.fromage(_halving), rests=False, descends=True),
-    Entry("adafactor", lambda: gx.adafactor(0.1, momentum=0.9, min_dim_size_to_factor=2), descends=True),
+    Entry("adafactor", lambda: gx.adafactor(0.1, 2, momentum=0.9, dtype_momentum=None), descends=True),
     Entry("sm3", lambda: gx.sm3(0.1), descends=True),
     Entry(
         "sophia", lambda: _told(gx.sophia(0.1, hessian_diagonal_fn=_squares(), weight_decay=0.0)), wide=False
     ),
     Entry("sam", lambda: gx.sam(gx.adam(_halving), gx.chain(gx.normalize(), gx.sgd(0.1))), wide=False),
     # No learning rate, no schedule
-    Entry("scale_by_distance_over_gradients", gx.scale_by_distance_over_gradients),
+    Entry("distance_over_gradients", lambda: gx.scale_by_distance_over_gradients(param_dtype=None)),
     Entry("dog", lambda: gx.dog(weight_decay=0.0, init_step=("distance", 0.1)), descends=True),
     Entry("dog_with_a_rate", lambda: gx.dog(init_step=("learning_rate", 0.1)), descends=True),
     Entry("dowg", lambda: gx.dowg(0.5), descends=True),

@@ -60,8 +60,8 @@ def test_bytes_are_those_of_the_real_state(entry: Entry) -> None:
     abstract = gx.describe(tx, jax.eval_shape(lambda: params))
     assert str(abstract) == str(described)
     if isinstance(tx, Lift):
-        slots = sum(leaf.nbytes for leaf in jax.tree.leaves(state.slots))
-        assert sum(part.state_bytes or 0 for part in described.parts) == slots
+        kept = sum(leaf.nbytes for leaf in jax.tree.leaves((state.slots, state.shared)))
+        assert sum(part.state_bytes or 0 for part in described.parts) == kept
         assert all(part.equation for part in described.parts)
 
 

@@ -292,7 +292,9 @@ def scale_by_madgrad(learning_rate: Hyperparam, momentum: Hyperparam = 0.9, eps:
     def update(grad: Any, slots: MadgradSlots, param: Any, step: Step) -> tuple[Any, MadgradSlots]:
         weight = (step.learning_rate + step.eps) * jnp.sqrt(step.t)
         squares, total = slots.grad_sum_sq + weight * abs_squared(grad), slots.s + weight * grad
-        target = slots.x0 - total / (jnp.cbrt(squares) + step.eps)
+        untouched = squares == 0  # where a cube root has no slope
+        root = jnp.where(untouched, 0, jnp.cbrt(jnp.where(untouched, 1, squares)))
+        target = slots.x0 - total / (root + step.eps)
         return (1 - step.momentum) * (target - param), MadgradSlots(squares, total, slots.x0)
 
     equation = "s ← s + λ · g, ν ← ν + λ · g², u = (1 − momentum) · (w₀ − s / (∛ν + eps) − w)"

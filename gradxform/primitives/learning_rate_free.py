@@ -108,10 +108,10 @@ def scale_by_dog(
 
     def advance(total: Any, step: Step) -> DoGNumbers:
         moved, squares, start = total
-        relative = step.first * (1 + jnp.sqrt(start))
+        relative = step.first * (1 + safe_sqrt(start))
         distance = {"distance": step.first, "learning_rate": 0.0, "heuristic": relative}[kind]
         farthest = jnp.where(step.count == 0, distance, step.last.max_dist)
-        farthest = jnp.maximum(farthest, jnp.sqrt(moved))
+        farthest = jnp.maximum(farthest, safe_sqrt(moved))
         return DoGNumbers(farthest, step.last.sum_sq_norm_grads + squares)
 
     def update(grad: Any, slots: StartSlots, param: Any, step: Step) -> tuple[Any, StartSlots]:

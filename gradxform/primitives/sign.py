@@ -169,8 +169,8 @@ def scale_by_rprop(
 
     def update(grad: Any, slots: RpropSlots, param: Any, step: Step) -> tuple[Any, RpropSlots]:
         sign = grad * slots.prev_updates
-        factor = jnp.where(sign > 0, step.eta_plus, step.eta_minus)
-        sizes = jnp.clip(slots.step_sizes * factor, step.min_step_size, step.max_step_size)
+        longer, shorter = slots.step_sizes * step.eta_plus, slots.step_sizes * step.eta_minus
+        sizes = jnp.clip(jnp.where(sign > 0, longer, shorter), step.min_step_size, step.max_step_size)
         sizes = jnp.where(sign == 0, slots.step_sizes, sizes)
         now = jnp.where(sign < 0, 0, sizes * lax.sign(grad))
         late = jnp.where(sign < 0, 0, slots.prev_updates)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.arithmetic import compute_dtype, copy_of, next_count, sum_of_squares
+from gradxform.arithmetic import compute_dtype, copy_of, next_count, real_dtype, safe_sqrt, sum_of_squares
 from gradxform.hyperparams import Scalar
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
 from gradxform.trees import map_leaves
@@ -82,12 +82,13 @@ def mechanize(
         if isinstance(value, int | float) and not value > 0:
             raise ValueError(f"mechanize: {name} must be above 0, got {value!r}")
     accepted = accepted_keywords(base_optimizer.update)
-    betas = 1 - 0.1 ** np.arange(1, num_betas + 1)
 
     def init(params: Params) -> MechanicState:
-        r, m, v = (jnp.zeros(num_betas) for _ in range(3))
+        dtypes = map(jnp.result_type, jax.tree.leaves(params))
+        dtype = real_dtype(compute_dtype(jnp.float32, *dtypes))
+        r, m, v = (jnp.zeros(num_betas, dtype) for _ in range(3))
         x0 = jax.tree.map(copy_of, params)
-        s = jnp.full(num_betas, s_init, float)
+        s = jnp.full(num_betas, s_init, dtype)
         return MechanicState(base_optimizer.init(params), no_steps(), r, m, v, s, x0)
 
     def update(
@@ -97,18 +98,19 @@ def mechanize(
             raise ValueError("mechanize needs the parameters: call update(grads, state, params)")
         steps, inner = base_optimizer.update(grads, state.base_optimizer_state, params, **accepted(extra))
         scale = state.s.sum()
-        sums: Any = np.zeros(4, np.float32)
+        betas = (1 - 0.1 ** np.arange(1, num_betas + 1)).astype(state.s.dtype)
+        sums: Any = np.zeros(4, state.s.dtype)
         leaves = [jax.tree.leaves(tree) for tree in (grads, params, state.x0)]
         for leaf in zip(*leaves, strict=True):
             sums = _add_products(sums, *leaf)
         squares, sizes, along, inward = sums
-        decay = weight_decay * scale * jnp.sqrt(squares) / (jnp.sqrt(sizes) + eps)
+        decay = weight_decay * scale * safe_sqrt(squares) / (safe_sqrt(sizes) + eps)
         gain = (along + decay * inward) / (scale + eps)
         m = jnp.maximum(betas * state.m, jnp.abs(gain) + eps)
         v = betas**2 * state.v + gain**2
         r = betas * state.r + jnp.clip(gain, -state.m, state.m) * state.s
         wealth = s_init / num_betas * m + jnp.maximum(r, 0)
-        s = (wealth / (jnp.sqrt(v) + eps)).astype(state.s.dtype)
+        s = (wealth / (safe_sqrt(v) + eps)).astype(state.s.dtype)
         now = s.sum()
 
         def move(step: Any, param: Any, start: Any) -> Any:
