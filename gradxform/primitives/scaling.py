@@ -37,11 +37,11 @@ def scale(step_size: Hyperparam) -> Lift:
     return lift(Rule("scale", update, hyperparams={"step_size": step_size}, equation="u = step_size · g"))
 
 
-def scale_by_learning_rate(learning_rate: Hyperparam | None = None, *, flip_sign: bool = True) -> Lift:
+def scale_by_learning_rate(learning_rate: Hyperparam, *, flip_sign: bool = True) -> Lift:
     r"""Multiply by the learning rate and turn downhill: :math:`u = -\alpha g`.
 
     Args:
-      learning_rate: :math:`\alpha`; left out, the gradient stays as it is, sign and all.
+      learning_rate: :math:`\alpha`.
       flip_sign: whether to go downhill; without, :math:`u = \alpha g`.
 
     Returns:
@@ -56,8 +56,6 @@ def scale_by_learning_rate(learning_rate: Hyperparam | None = None, *, flip_sign
       >>> tx.update([2.0], tx.init([0.0]))[0][0].item()
       -1.0
     """
-    if learning_rate is None:
-        return lift()
     sign = -1 if flip_sign else 1
 
     def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
