@@ -91,7 +91,20 @@ def copy_of(param: Any, dtype: Any = None) -> jax.Array:
 
 
 def abs_squared(x: jax.Array) -> jax.Array:
-    """:math:`|x|^2`, real for complex `x`, and with a gradient of 0 at 0."""
+    """:math:`|x|^2`, real for complex `x`, and with a gradient of 0 at 0.
+
+    Args:
+      x: an array of any shape.
+
+    Returns:
+      An array like the real part of `x`.
+
+    Example:
+      >>> import gradxform as gx
+      >>> import jax.numpy as jnp
+      >>> gx.abs_squared(jnp.asarray(3 + 4j)).item()
+      25.0
+    """
     return (x * x.conj()).real if jnp.iscomplexobj(x) else lax.square(x)
 
 
@@ -108,6 +121,18 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
 
     A gradient through an optimizer's update (a meta-gradient) stays finite
     where all gradients were zero.
+
+    Args:
+      x: an array of any shape, nowhere negative.
+
+    Returns:
+      An array like `x`.
+
+    Example:
+      >>> import gradxform as gx
+      >>> import jax
+      >>> jax.grad(gx.safe_sqrt)(0.0).item()
+      0.0
     """
     return lax.sqrt(x)
 
@@ -122,18 +147,59 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """The quotient, and the numerator itself where the denominator is 0.
 
     There both are 0 in every rule that uses it: a coordinate never touched.
+
+    Args:
+      numerator, denominator: arrays that broadcast.
+
+    Returns:
+      Their quotient.
+
+    Example:
+      >>> import gradxform as gx
+      >>> import jax.numpy as jnp
+      >>> gx.safe_divide(jnp.asarray([6.0, 0.0]), jnp.asarray([3.0, 0.0])).tolist()
+      [2.0, 0.0]
     """
     untouched = lax.eq(denominator, np.zeros((), denominator.dtype))
     return numerator / lax.add(denominator, untouched.astype(denominator.dtype))
 
 
 def ema_of(average: jax.Array, value: jax.Array, decay: Scalar) -> jax.Array:
-    r"""One step of an exponential moving average: :math:`\beta a + (1 - \beta) x`."""
+    r"""One step of an exponential moving average: :math:`\beta a + (1 - \beta) x`.
+
+    Args:
+      average: :math:`a`, the average so far.
+      value: :math:`x`, of the same shape.
+      decay: :math:`\beta`.
+
+    Returns:
+      The next average.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.ema_of(4.0, 8.0, 0.75)
+      5.0
+    """
     return decay * average + (1 - decay) * value
 
 
 def debias(average: jax.Array, decay: Scalar, t: Scalar) -> jax.Array:
-    r"""The moving average without its bias to zero after `t` steps: :math:`a / (1 - \beta^t)`."""
+    r"""The moving average without its bias to zero: :math:`a / (1 - \beta^t)`.
+
+    Args:
+      average: :math:`a`, which started at 0.
+      decay: :math:`\beta`; the correction of a Python number is exact to the last digit.
+      t: :math:`t`, how many values the average has seen, at least 1.
+
+    Returns:
+      An array like `average`.
+
+    Example:
+      >>> import gradxform as gx
+      >>> import jax.numpy as jnp
+      >>> gx.debias(jnp.asarray(0.75), 0.5, 2).item()
+      1.0
+    """
     if isinstance(decay, float | int):
         # 1 - 0.999**t loses three digits in float32; the logarithm of the Python number does not.
         return average / -jnp.expm1(t * (math.log(decay) if decay else -math.inf))

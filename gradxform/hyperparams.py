@@ -83,7 +83,11 @@ Hyperparam: TypeAlias = Scalar | Schedule | Tunable
 
 
 class Checked(NamedTuple):
-    """A hyperparameter with the values it may take; the rule that holds it checks it when built."""
+    """A hyperparameter with the values it may take; the rule that holds it checks it when built.
+
+    Numbers are checked, and the numbers that tunables start from; arrays and schedules may be
+    traced, and are taken as they are.
+    """
 
     value: Any
     allowed: str
@@ -91,22 +95,74 @@ class Checked(NamedTuple):
 
 
 def fraction(value: Hyperparam) -> Checked:
-    """Declare a hyperparameter that must lie in [0, 1), such as a decay with bias correction."""
+    """Declare a hyperparameter that must lie in [0, 1), such as a decay with bias correction.
+
+    Args:
+      value: a number, array, schedule or tunable.
+
+    Returns:
+      What to give a `Rule` as the hyperparameter.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.Rule("halve", lambda g, slots, p, step: (g / 2, slots), hyperparams={"x": gx.fraction(1.5)})
+      Traceback (most recent call last):
+      ValueError: halve: x must be in [0, 1), got 1.5
+    """
     return Checked(value, "in [0, 1)", lambda x: 0 <= x < 1)
 
 
 def unit(value: Hyperparam) -> Checked:
-    """Declare a hyperparameter that must lie in [0, 1]."""
+    """Declare a hyperparameter that must lie in [0, 1].
+
+    Args:
+      value: a number, array, schedule or tunable.
+
+    Returns:
+      What to give a `Rule` as the hyperparameter.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.Rule("halve", lambda g, slots, p, step: (g / 2, slots), hyperparams={"x": gx.unit(1.5)})
+      Traceback (most recent call last):
+      ValueError: halve: x must be in [0, 1], got 1.5
+    """
     return Checked(value, "in [0, 1]", lambda x: 0 <= x <= 1)
 
 
 def nonnegative(value: Hyperparam) -> Checked:
-    """Declare a hyperparameter that must be at least 0."""
+    """Declare a hyperparameter that must be at least 0.
+
+    Args:
+      value: a number, array, schedule or tunable.
+
+    Returns:
+      What to give a `Rule` as the hyperparameter.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.Rule("halve", lambda g, slots, p, step: (g / 2, slots), hyperparams={"x": gx.nonnegative(-1.0)})
+      Traceback (most recent call last):
+      ValueError: halve: x must be at least 0, got -1.0
+    """
     return Checked(value, "at least 0", lambda x: x >= 0)
 
 
 def positive(value: Hyperparam) -> Checked:
-    """Declare a hyperparameter that must be above 0."""
+    """Declare a hyperparameter that must be above 0.
+
+    Args:
+      value: a number, array, schedule or tunable.
+
+    Returns:
+      What to give a `Rule` as the hyperparameter.
+
+    Example:
+      >>> import gradxform as gx
+      >>> gx.Rule("halve", lambda g, slots, p, step: (g / 2, slots), hyperparams={"x": gx.positive(0.0)})
+      Traceback (most recent call last):
+      ValueError: halve: x must be above 0, got 0.0
+    """
     return Checked(value, "above 0", lambda x: x > 0)
 
 

@@ -1,11 +1,14 @@
 """What the package as a whole promises: light to import, typed, licensed, and no more public than it says."""
 
+import inspect
 import os
 import subprocess
 import sys
 from importlib import metadata, resources
 from pathlib import Path
 from types import ModuleType
+
+import pytest
 
 import gradxform as gx
 
@@ -62,3 +65,16 @@ def test_every_public_name_is_documented() -> None:
         if callable(value) and getattr(value, "__module__", "").startswith("gradxform"):
             assert value.__doc__, name
             assert value.__doc__.strip()[0].isupper() or value.__doc__.startswith(":math:"), name
+
+
+@pytest.mark.parametrize(
+    "module", [gx, gx.losses, gx.projections, gx.schedules, gx.tree], ids=lambda module: module.__name__
+)
+def test_every_public_function_says_what_it_takes_and_gives_and_shows_it(module: ModuleType) -> None:
+    names = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
+    functions = [getattr(module, name) for name in names if inspect.isfunction(getattr(module, name))]
+    assert functions
+    for function in functions:
+        described = inspect.getdoc(function) or ""
+        wanted = ["Returns:", ">>> "] + ["Args:"] * bool(inspect.signature(function).parameters)
+        assert [word for word in wanted if word not in described] == [], function.__qualname__

@@ -92,6 +92,8 @@ def test_skipped_mini_steps_as_in_optax(ours: Any, theirs: Any) -> None:
     "inner",
     [
         lambda: gx.adam(0.1),
+        lambda: gx.adafactor(0.1, min_dim_size_to_factor=2),
+        lambda: gx.schedule_free_sgd(0.1),
         lambda: optax.adafactor(0.1, min_dim_size_to_factor=2),
         lambda: optax.contrib.schedule_free_sgd(0.1),
     ],
