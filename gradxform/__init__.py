@@ -70,6 +70,8 @@ from gradxform.optimizers.gradient_descent import (
 from gradxform.optimizers.layerwise import fromage, lamb, lars
 from gradxform.optimizers.learning_rate_free import cocob, dadapt_adamw, dog, dowg, momo, momo_adam, prodigy
 from gradxform.optimizers.matrix import galore, muon
+from gradxform.optimizers.psgd import kron
+from gradxform.optimizers.quasi_newton import lbfgs
 from gradxform.optimizers.schedule_free import (
     madgrad,
     scale_by_madgrad,
@@ -142,6 +144,8 @@ from gradxform.primitives.privacy import (
     DifferentiallyPrivateAggregateState,
     differentially_private_aggregate,
 )
+from gradxform.primitives.psgd import KronSlots, precond_update_prob_schedule, scale_by_kron
+from gradxform.primitives.quasi_newton import ScaleByLBFGSState, scale_by_lbfgs
 from gradxform.primitives.scaling import (
     scale,
     scale_by_learning_rate,
@@ -242,6 +246,15 @@ from gradxform.wrappers.layout import (
     SplitRealAndImaginaryState,
     flatten,
     split_real_and_imaginary,
+)
+from gradxform.wrappers.linesearch import (
+    BacktrackingLinesearchInfo,
+    ScaleByBacktrackingLinesearchState,
+    ScaleByZoomLinesearchState,
+    ZoomLinesearchInfo,
+    scale_by_backtracking_linesearch,
+    scale_by_zoom_linesearch,
+    value_and_grad_from_state,
 )
 from gradxform.wrappers.lookahead import LookaheadParams, LookaheadState, lookahead
 from gradxform.wrappers.masking import MaskedState, freeze, masked, partition, selective_transform

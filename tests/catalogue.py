@@ -71,6 +71,19 @@ def _told(tx: Any) -> Any:
     return gx.GradientTransformation(tx.init, partial(tx.update, value=2.0))
 
 
+def _searching(search: Any) -> Any:
+    """A line search down a bowl."""
+
+    def bowl(params: Any) -> Any:
+        return sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(params)) + 0.0
+
+    def update(grads: Any, state: Any, params: Any) -> Any:
+        value, grad = jax.value_and_grad(bowl)(params)
+        return search.update(grads, state, params, value=value, grad=grad, value_fn=bowl)
+
+    return gx.GradientTransformation(search.init, update)
+
+
 def _adam_of_primitives() -> Any:
     return gx.ratio(gx.ema(0.9), gx.chain(gx.square(), gx.ema(0.99), gx.root(1e-8)))
 
@@ -192,6 +205,17 @@ CATALOGUE: list[Entry] = [
     Entry("muon", lambda: gx.muon(gx.tunable(0.1), weight_decay=0.0), descends=True),
     Entry("scale_by_galore", lambda: gx.scale_by_galore(1, 2, 0.5, gx.trace(0.9))),
     Entry("galore", lambda: gx.galore(_halving, 1, 2), descends=True),
+    Entry("scale_by_kron", lambda: gx.scale_by_kron(preconditioner_update_probability=0.5)),
+    Entry("kron", lambda: gx.kron(_halving, memory_save_mode="one_diag"), descends=True),
+    # Curvature; a line search tries points as coarse as the parameters
+    Entry("scale_by_lbfgs", lambda: gx.scale_by_lbfgs(3)),
+    Entry("lbfgs", lambda: gx.lbfgs(0.1, linesearch=None), descends=True),
+    Entry(
+        "backtracking",
+        lambda: _searching(gx.scale_by_backtracking_linesearch(4, store_grad=True)),
+        wide=False,
+    ),
+    Entry("zoom", lambda: _searching(gx.scale_by_zoom_linesearch(4)), wide=False),
     Entry("kitchen_sink", _kitchen_sink, rests=False, descends=True),
     Entry(
         "named", lambda: gx.named_chain(("clip", gx.clip(1.0)), ("adam", gx.adam(_halving))), descends=True

@@ -30,12 +30,6 @@ AT_THE_TOP = {
 }  # fmt: skip
 """Of `optax.schedules`: what is no schedule."""
 
-OPTIMIZERS_AT_THE_TOP = {
-    "ZoomLinesearchInfo", "lbfgs", "scale_by_backtracking_linesearch", "scale_by_lbfgs",
-    "scale_by_zoom_linesearch", "value_and_grad_from_state",
-}  # fmt: skip
-"""Of Optax's top level: line searches and what rests on them."""
-
 OTHER_SUBJECTS = {"matrix_inverse_pth_root", "multi_normal", "nnls", "power_iteration"}
 """Of Optax's top level: linear algebra and distributions."""
 
@@ -68,7 +62,7 @@ def test_a_module_of_optax(name: str, absent: set[str]) -> None:
 
 def test_the_top_level_of_optax() -> None:
     states = {name for name in public(optax) if re.fullmatch(r"[A-Z].*State", name)}
-    absent = states | OPTIMIZERS_AT_THE_TOP | OTHER_SUBJECTS | OTHER_STATES
+    absent = states | OTHER_SUBJECTS | OTHER_STATES
     assert public(optax) - absent - public(gx) == set()
 
 
