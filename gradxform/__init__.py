@@ -69,7 +69,7 @@ from gradxform.optimizers.gradient_descent import (
 )
 from gradxform.optimizers.layerwise import fromage, lamb, lars
 from gradxform.optimizers.learning_rate_free import cocob, dadapt_adamw, dog, dowg, momo, momo_adam, prodigy
-from gradxform.optimizers.matrix import galore, muon
+from gradxform.optimizers.matrix import galore, muon, shampoo, soap
 from gradxform.optimizers.psgd import kron
 from gradxform.optimizers.quasi_newton import lbfgs
 from gradxform.optimizers.schedule_free import (
@@ -102,7 +102,7 @@ from gradxform.primitives.adam_family import (
     scale_by_simplified_ademamix,
     scale_by_yogi,
 )
-from gradxform.primitives.algebra import ratio, root, square
+from gradxform.primitives.algebra import graft, ratio, root, square
 from gradxform.primitives.averaging import AverageSlots, average_params, evaluation_params
 from gradxform.primitives.clipping import (
     adaptive_grad_clip,
@@ -153,6 +153,7 @@ from gradxform.primitives.scaling import (
     scale_by_schedule,
     set_to_zero,
 )
+from gradxform.primitives.shampoo import scale_by_shampoo, scale_by_soap
 from gradxform.primitives.shaping import (
     ZeroNansState,
     centralize,

@@ -205,6 +205,11 @@ CATALOGUE: list[Entry] = [
     Entry("muon", lambda: gx.muon(gx.tunable(0.1), weight_decay=0.0), descends=True),
     Entry("scale_by_galore", lambda: gx.scale_by_galore(1, 2, 0.5, gx.trace(0.9))),
     Entry("galore", lambda: gx.galore(_halving, 1, 2), descends=True),
+    Entry("graft", lambda: gx.graft(gx.scale_by_adam(), gx.scale_by_rss())),
+    Entry("scale_by_shampoo", lambda: gx.scale_by_shampoo(eps=1e-4, block_size=3, update_interval=2)),
+    Entry("shampoo", lambda: gx.shampoo(_halving, b2=gx.tunable(0.9), eps=1e-2), descends=True),
+    Entry("scale_by_soap", lambda: gx.scale_by_soap(precondition_frequency=2, max_precond_dim=4)),
+    Entry("soap", lambda: gx.soap(gx.tunable(0.1), weight_decay=0.0, max_precond_dim=4), descends=True),
     Entry("scale_by_kron", lambda: gx.scale_by_kron(preconditioner_update_probability=0.5)),
     Entry("kron", lambda: gx.kron(_halving, memory_save_mode="one_diag"), descends=True),
     # Curvature; a line search tries points as coarse as the parameters

@@ -1,4 +1,4 @@
-"""Methods that treat a matrix as one, not as its entries: Muon and GaLore."""
+"""Methods that treat a matrix as one, not as its entries: Muon, GaLore, Shampoo and SOAP."""
 
 from typing import Any
 
@@ -8,8 +8,9 @@ import numpy as np
 from gradxform.chain import chain
 from gradxform.hyperparams import Hyperparam
 from gradxform.optimizers.recipe import descend
+from gradxform.primitives.algebra import graft as graft_onto
 from gradxform.primitives.low_rank import scale_by_galore
-from gradxform.primitives.moments import scale_by_adam
+from gradxform.primitives.moments import ema, scale_by_adam, scale_by_rms
 from gradxform.primitives.orthogonal import (
     PRESETS,
     Coefficients,
@@ -19,12 +20,13 @@ from gradxform.primitives.orthogonal import (
     scale_by_muon,
     scale_by_shape,
 )
-from gradxform.rule import Mask, of_params
+from gradxform.primitives.shampoo import scale_by_shampoo, scale_by_soap
+from gradxform.rule import Lift, Mask, of_params
 from gradxform.transformation import GradientTransformation, Params
 from gradxform.trees import PyTree, broadcast_prefix, flatten
 from gradxform.wrappers.masking import partition
 
-__all__ = ["galore", "muon"]
+__all__ = ["galore", "muon", "shampoo", "soap"]
 
 
 def muon(
@@ -192,5 +194,111 @@ def galore(
     """
     direction = scale_by_galore(
         rank, update_proj_gap, scale, base_optimizer, weight_dimension_numbers, shorter_side=shorter_side
+    )
+    return descend(direction, learning_rate, weight_decay, mask)
+
+
+_ADAMS_LENGTH = scale_by_rms(0.999, bias_correction=True, eps_in_sqrt=False)
+
+
+def shampoo(
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.9,
+    b2: Hyperparam = 0.999,
+    eps: Hyperparam = 1e-12,
+    block_size: int = 1024,
+    update_interval: int = 10,
+    graft: Lift | None = _ADAMS_LENGTH,
+    weight_decay: Hyperparam = 0.0,
+    mask: Mask | None = None,
+) -> GradientTransformation:
+    r"""Shampoo: each axis preconditioned by its own second moment, the step as long as a diagonal method's.
+
+    .. math::
+      d = L_1^{-1/2k} \dots L_k^{-1/2k} g, \quad
+      m \leftarrow \beta_1 m + (1 - \beta_1) \lVert b(g) \rVert \frac{d}{\lVert d \rVert}, \quad
+      w \leftarrow w - \alpha (\hat m + \lambda w)
+
+    The paper's own form is ``shampoo(rate, b1=0.0, b2=1.0, update_interval=1, graft=None)``.
+
+    Args:
+      learning_rate: :math:`\alpha`; with the default graft about Adam's.
+      b1: :math:`\beta_1`, in [0, 1).
+      b2, eps, block_size, update_interval: as in `scale_by_shampoo`.
+      graft: :math:`b`, rules that give the length of each leaf's step: by
+        default that of RMSprop with Adam's decay; ``identity()`` for the
+        gradient's, ``None`` for that of :math:`d` itself.
+      weight_decay: :math:`\lambda`, at least 0.
+      mask: which leaves to decay.
+
+    Returns:
+      A `GradientTransformation` with a slot the size of the parameters, those
+      of `graft`, and two square matrices for each axis of each block.
+
+    Raises:
+      TypeError, ValueError: an argument is out of its bounds.
+
+    References:
+      Gupta, Koren and Singer, `Shampoo: preconditioned stochastic tensor
+      optimization <https://arxiv.org/abs/1802.09568>`_, 2018; Shi et al., `A
+      distributed data-parallel PyTorch implementation of the distributed
+      Shampoo optimizer <https://arxiv.org/abs/2309.06497>`_, 2023.
+
+    Example:
+      >>> import gradxform as gx
+      >>> import jax.numpy as jnp
+      >>> tx, params = gx.shampoo(0.5), jnp.diag(jnp.asarray([4.0, 0.25]))
+      >>> tx.update(params, tx.init(params))[0].round(3).tolist()
+      [[-0.5, -0.0], [-0.0, -0.5]]
+    """
+    direction = scale_by_shampoo(b2, eps, block_size, update_interval)
+    step = direction if graft is None else graft_onto(direction, graft)
+    return descend(chain(step, ema(b1)), learning_rate, weight_decay, mask)
+
+
+def soap(
+    learning_rate: Hyperparam,
+    b1: Hyperparam = 0.95,
+    b2: Hyperparam = 0.95,
+    eps: Hyperparam = 1e-8,
+    weight_decay: Hyperparam = 0.01,
+    shampoo_beta: Hyperparam | None = None,
+    precondition_frequency: int = 10,
+    max_precond_dim: int = 10000,
+    precondition_1d: bool = False,
+    mask: Mask | None = None,
+) -> GradientTransformation:
+    r"""SOAP: Adam with decoupled weight decay, in the eigenvectors that Shampoo would use.
+
+    .. math::
+      w \leftarrow w - \alpha \left(Q_1 \frac{Q_1^\top \hat m Q_2}{\sqrt{\hat v} + \epsilon} Q_2^\top
+      + \lambda w\right)
+
+    Args:
+      learning_rate: :math:`\alpha`.
+      b1, b2, eps, shampoo_beta, precondition_frequency, max_precond_dim,
+        precondition_1d: as in `scale_by_soap`.
+      weight_decay: :math:`\lambda`, at least 0.
+      mask: which leaves to decay.
+
+    Returns:
+      A `GradientTransformation` with the slots of `scale_by_soap`. Its first
+      update moves no rotated leaf but by its decay.
+
+    Raises:
+      ValueError: an argument is out of its bounds.
+
+    References:
+      Vyas et al., `SOAP: improving and stabilizing Shampoo using Adam
+      <https://arxiv.org/abs/2409.11321>`_, 2024.
+
+    Example:
+      >>> import gradxform as gx
+      >>> tx = gx.soap(0.5, weight_decay=0.0)
+      >>> round(tx.update([2.0], tx.init([3.0]))[0][0].item(), 6)
+      -0.5
+    """
+    direction = scale_by_soap(
+        b1, b2, eps, shampoo_beta, precondition_frequency, max_precond_dim, precondition_1d
     )
     return descend(direction, learning_rate, weight_decay, mask)

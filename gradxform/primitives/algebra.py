@@ -1,12 +1,15 @@
 """Arithmetic on rules: what an adaptive optimizer's numerator and denominator are written with."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gradxform.arithmetic import abs_squared, safe_divide, safe_sqrt
+import jax
+
+from gradxform.arithmetic import abs_squared, safe_divide, safe_sqrt, sum_of_squares
 from gradxform.hyperparams import Hyperparam, distinct_names, nonnegative
 from gradxform.rule import Lift, Rule, Slots, Step, lift
 
-__all__ = ["RatioSlots", "ratio", "root", "square"]
+__all__ = ["GraftSlots", "RatioSlots", "graft", "ratio", "root", "square"]
 
 
 class RatioSlots(NamedTuple):
@@ -14,6 +17,13 @@ class RatioSlots(NamedTuple):
 
     numerator: tuple[Slots, ...]
     denominator: tuple[Slots, ...]
+
+
+class GraftSlots(NamedTuple):
+    """What `graft` remembers: the slots of the rules that say where to, and of those that say how far."""
+
+    direction: tuple[Slots, ...]
+    magnitude: tuple[Slots, ...]
 
 
 def square() -> Lift:
@@ -82,14 +92,61 @@ def ratio(numerator: Lift, denominator: Lift) -> Lift:
       >>> round(tx.update([4.0], state)[0][0].item(), 6)
       0.8
     """
-    sides = [_rules(numerator, "numerator"), _rules(denominator, "denominator")]
+    return _join("ratio", RatioSlots, (numerator, denominator), safe_divide, " over ")
+
+
+def graft(direction: Lift, magnitude: Lift) -> Lift:
+    r"""The direction of one chain of rules, as long as another's.
+
+    .. math:: u = \lVert b(g) \rVert \frac{a(g)}{\lVert a(g) \rVert}
+
+    The norms are those of each leaf. So a preconditioner can be tried with the
+    learning rate of a method that is already tuned.
+
+    Args:
+      direction: a rule or a chain of rules.
+      magnitude: a rule or a chain of rules; `identity()` for the gradient's own length.
+
+    Returns:
+      A `GradientTransformation` with the slots and hyperparameters of both.
+
+    Raises:
+      TypeError: a part is not made of rules that work on one array.
+
+    References:
+      Agarwal et al., `Disentangling adaptive gradient methods from learning
+      rates <https://arxiv.org/abs/2002.11803>`_, 2020.
+
+    Example:
+      >>> import gradxform as gx
+      >>> import jax.numpy as jnp
+      >>> tx, grads = gx.graft(gx.scale_by_sign(), gx.identity()), jnp.asarray([0.0, 5.0])
+      >>> tx.update(grads, tx.init(grads))[0].tolist()
+      [0.0, 5.0]
+    """
+
+    def rescale(direction: jax.Array, magnitude: jax.Array) -> jax.Array:
+        lengths = [safe_sqrt(sum_of_squares(x)) for x in (magnitude, direction)]
+        return safe_divide(*lengths) * direction
+
+    return _join("graft", GraftSlots, (direction, magnitude), rescale, " as long as ")
+
+
+def _join(
+    name: str,
+    kind: type[RatioSlots] | type[GraftSlots],
+    parts: tuple[Lift, Lift],
+    function: Callable[[jax.Array, jax.Array], jax.Array],
+    word: str,
+) -> Lift:
+    """One rule that gives the same gradient to two chains and makes one update of theirs."""
+    sides = [_rules(name, part, side) for part, side in zip(parts, kind._fields, strict=True)]
     rules = [rule for side in sides for rule in side]
     names = distinct_names(rules)
     split = len(sides[0])
 
-    def init(param: Any) -> RatioSlots:
-        above, below = (tuple(rule.init(param) for rule in side) for side in sides)
-        return RatioSlots(above, below)
+    def init(param: Any) -> Slots:
+        return kind(*(tuple(rule.init(param) for rule in side) for side in sides))
 
     def through(
         side: slice, grad: Any, slots: tuple[Slots, ...], param: Any, step: Step
@@ -101,14 +158,14 @@ def ratio(numerator: Lift, denominator: Lift) -> Lift:
             new.append(kept)
         return grad, tuple(new)
 
-    def update(grad: Any, slots: RatioSlots, param: Any, step: Step) -> tuple[Any, RatioSlots]:
-        above, new_above = through(slice(0, split), grad, slots.numerator, param, step)
-        below, new_below = through(slice(split, None), grad, slots.denominator, param, step)
-        return safe_divide(above, below), RatioSlots(new_above, new_below)
+    def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
+        first, new_first = through(slice(0, split), grad, slots[0], param, step)
+        second, new_second = through(slice(split, None), grad, slots[1], param, step)
+        return function(first, second), kind(new_first, new_second)
 
     return lift(
         Rule(
-            "ratio",
+            name,
             update,
             init,
             {
@@ -116,20 +173,22 @@ def ratio(numerator: Lift, denominator: Lift) -> Lift:
                 for rule, known in zip(rules, names, strict=True)
                 for local, name in known.items()
             },
-            equation=" over ".join(" → ".join(rule.name for rule in side) or "g" for side in sides),
-            scope="array" if any(rule.scope == "array" for rule in rules) else "element",
+            equation=word.join(" → ".join(rule.name for rule in side) or "g" for side in sides),
+            scope="array" if name == "graft" or any(rule.scope == "array" for rule in rules) else "element",
+            batched=any(rule.batched for rule in rules),
             needs_params=any(rule.needs_params for rule in rules),
         )
     )
 
 
-def _rules(part: Any, where: str) -> tuple[Rule, ...]:
+def _rules(who: str, part: Any, where: str) -> tuple[Rule, ...]:
     if not isinstance(part, Lift):
-        raise TypeError(f"ratio: the {where} must be a rule or a chain of rules, got {part!r}")
+        raise TypeError(f"{who}: the {where} must be a rule or a chain of rules, got {part!r}")
     for rule in part.rules:
-        if rule.total is not None or rule.random or rule.mask is not None:
+        beyond = (rule.total, rule.advance, rule.options, rule.mask)
+        if rule.random or rule.extra or any(given is not None for given in beyond):
             raise TypeError(
-                f"ratio: {rule.name} in the {where} needs more than one array (a total over the tree, "
-                "a random key or a mask); chain it before the ratio"
+                f"{who}: {rule.name} in the {where} needs more than one array (a total over the tree, a "
+                f"random key, a mask, options or arguments of update); chain it before the {who}"
             )
     return part.rules

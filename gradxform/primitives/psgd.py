@@ -1,6 +1,5 @@
 """PSGD: a preconditioner that is a Kronecker product, fitted so that it whitens the gradients."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -19,6 +18,7 @@ from gradxform.hyperparams import (
     tunable,
     unit,
 )
+from gradxform.primitives.axes import along, gram
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.schedules.curve import NONNEGATIVE, POSITIVE, Allowed, require, schedule
 
@@ -215,7 +215,7 @@ def scale_by_kron(
         direction = average.reshape(shape)
         for axis, factor in enumerate(factors):
             for q in (factor, factor.T):
-                direction = _along(axis, direction, partial(_times, q))
+                direction = along(axis, direction, partial(_times, q))
         rms = safe_sqrt(sum_of_squares(direction) / grad.size)
         return (direction / jnp.maximum(1, rms / step.max_rms)).reshape(grad.shape), KronSlots(mu, factors)
 
@@ -242,12 +242,6 @@ def scale_by_kron(
     )
 
 
-def _along(axis: int, x: jax.Array, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """A function of matrices on the array as one, the axis its rows."""
-    moved = jnp.moveaxis(x, axis, 0)
-    return jnp.moveaxis(function(moved.reshape(len(moved), -1)).reshape(moved.shape), 0, axis)
-
-
 # A factor with one axis is a diagonal.
 
 
@@ -264,8 +258,9 @@ def _solve_transposed(factor: jax.Array, x: jax.Array) -> jax.Array:
 
 def _gram(factor: jax.Array, axis: int, x: jax.Array) -> jax.Array:
     """The products of the rows, or of each row with itself for a diagonal."""
-    rows = jnp.moveaxis(x, axis, 0).reshape(len(factor), -1)
-    return lax.square(rows).sum(1) if factor.ndim == 1 else rows @ rows.T
+    if factor.ndim == 2:
+        return gram(axis, x)
+    return lax.square(x).sum([other for other in range(x.ndim) if other != axis])
 
 
 def _norm(gram: jax.Array) -> jax.Array:
@@ -284,7 +279,7 @@ def _fit(
     """One step of the factors towards whitening the gradient, unless that is zero."""
     a, b = grad, probe
     for axis, factor in enumerate(factors):
-        a, b = _along(axis, a, partial(_times, factor)), _along(axis, b, partial(_solve_transposed, factor))
+        a, b = along(axis, a, partial(_times, factor)), along(axis, b, partial(_solve_transposed, factor))
     # The step does not depend on how large both are; their squares might overflow.
     largest = jnp.maximum(abs(a).max(), abs(b).max())
     a, b, moved = a / largest, b / largest, []
