@@ -19,7 +19,7 @@ Contestant = Callable[[], Callable[[], Any]]
 
 
 @pytest.fixture
-def race(benchmark: Any, record_property: Callable[[str, object], None]) -> Callable[..., None]:
+def race(benchmark: Any, record_property: Callable[[str, object], None]) -> Callable[..., float]:
     """Time two contestants in turns; `run.py` turns what is recorded into a table.
 
     Each round runs both, one right after the other. The ratio is the median of the rounds' own ratios, and
@@ -36,7 +36,7 @@ def race(benchmark: Any, record_property: Callable[[str, object], None]) -> Call
         at_least: float | None = None,
         seconds_at_most: float = float("inf"),
         rival: str = "Optax",
-    ) -> None:
+    ) -> float:
         seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
 
         def timed(who: str, run: Callable[[], Any]) -> None:
@@ -86,6 +86,7 @@ def race(benchmark: Any, record_property: Callable[[str, object], None]) -> Call
                 "met": met,
             },
         )
+        return ratio
 
     return race
 

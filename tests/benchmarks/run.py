@@ -93,7 +93,9 @@ def _yes(met: bool) -> str:
     return "yes" if met else "**no**"
 
 
-def _seconds(seconds: float) -> str:
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 

@@ -1,0 +1,91 @@
+"""Every optimizer that Optax has too, on 200 leaves: to trace, and compiled."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import gradxform as gx
+
+pytestmark = pytest.mark.parametrize("tree_name", ["200 leaves"], indirect=True)
+
+RATE = 1e-3
+OF_A_RATE = (
+    "sgd", "noisy_sgd", "optimistic_gradient_descent", "sign_sgd", "signum", "rprop", "lion", "adagrad",
+    "rmsprop", "adadelta", "adam", "adamw", "nadam", "nadamw", "adamax", "adamaxw", "amsgrad", "radam",
+    "adabelief", "yogi", "adan", "novograd", "optimistic_adam_v2", "lars", "lamb", "fromage", "adafactor",
+    "sm3", "contrib.ademamix", "contrib.simplified_ademamix", "contrib.adopt", "contrib.acprop",
+    "contrib.muon", "contrib.galore", "contrib.dog", "contrib.dowg", "contrib.prodigy",
+    "contrib.dadapt_adamw", "contrib.cocob", "contrib.momo", "contrib.momo_adam",
+    "contrib.schedule_free_sgd", "contrib.schedule_free_adamw", "contrib.madgrad", "contrib.sophia",
+)  # fmt: skip
+
+
+def _named(name: str) -> Callable[[Any], Any]:
+    def make(library: Any) -> Any:
+        *module, function = name.split(".")
+        return getattr(library.contrib if module else library, function)(RATE)
+
+    return make
+
+
+OPTIMIZERS: dict[str, Callable[[Any], Any]] = {name.split(".")[-1]: _named(name) for name in OF_A_RATE}
+OPTIMIZERS["momentum"] = lambda library: library.sgd(RATE, momentum=0.9, nesterov=True)
+OPTIMIZERS["polyak_sgd"] = lambda library: library.polyak_sgd()
+OPTIMIZERS["mechanize"] = lambda library: library.contrib.mechanize(library.adam(RATE))
+OPTIMIZERS["lbfgs"] = lambda library: library.lbfgs()
+
+RATIOS: dict[str, dict[str, float]] = {"trace": {}, "step": {}}
+
+each = pytest.mark.parametrize("optimizer", OPTIMIZERS)
+
+
+def _bowl(params: Any, *_: Any, **__: Any) -> Any:
+    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+
+
+def _builders(optimizer: str) -> list[Callable[[], Any]]:
+    """Both libraries' own, told all that any optimizer asks for."""
+
+    def builder(library: Any) -> Callable[[], Any]:
+        def build() -> Any:
+            tx = library.with_extra_args_support(OPTIMIZERS[optimizer](library))
+
+            def update(grads: Any, state: Any, params: Any) -> Any:
+                known = {"value": jnp.float32(1), "grad": grads, "value_fn": _bowl, "obj_fn": _bowl}
+                return tx.update(grads, state, params, **known)
+
+            return library.GradientTransformation(tx.init, update)
+
+        return build
+
+    return [builder(library) for library in (gx, optax)]
+
+
+@pytest.mark.benchmark(group="trace of the catalogue")
+@each
+def test_first_trace(race: Any, tracing: Any, optimizer: str) -> None:
+    name = f"first trace, {optimizer}"
+    RATIOS["trace"][optimizer] = race(name, *map(tracing, _builders(optimizer)), rounds=5, at_most=1.0)
+
+
+@pytest.mark.benchmark(group="compiled step of the catalogue")
+@each
+def test_compiled_step(race: Any, stepping: Any, optimizer: str) -> None:
+    contestants = [stepping(build, 20) for build in _builders(optimizer)]
+    name = f"compiled step, {optimizer} (× 20)"
+    RATIOS["step"][optimizer] = race(name, *contestants, rounds=15, at_most=1.05)
+
+
+@pytest.mark.parametrize(("what", "at_most"), [("trace", 0.5), ("step", 1.05)])
+def test_the_median(record_property: Any, what: str, at_most: float) -> None:
+    if not RATIOS[what]:
+        pytest.skip("no optimizer was measured")
+    low, ratio, high = statistics.quantiles(RATIOS[what].values(), n=4)
+    summary = {"name": f"{what}, median of {len(RATIOS[what])} optimizers", "rival": "Optax", "rounds": 1}
+    spread = {"ratio": ratio, "low": low, "high": high, "target": f"at most {at_most:g}"}
+    record_property("race", {**summary, **spread, "ours": None, "theirs": None, "met": ratio <= at_most})
