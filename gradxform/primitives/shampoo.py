@@ -249,7 +249,8 @@ def scale_by_soap(
     The first gradient only starts :math:`Q_i`, and the update is 0: in its own
     eigenvectors it has zeros whose rounding Adam would take for steps. Arrays
     without a rotated axis get plain Adam. Leaves of equal shape are rotated
-    together.
+    together. Derivatives through the update take :math:`Q_i` for constants, as
+    eigenvectors have none where eigenvalues are equal.
 
     Args:
       b1: :math:`\beta_1`, in [0, 1).
@@ -316,11 +317,13 @@ def scale_by_soap(
         )
 
         def start() -> tuple[jax.Array, tuple[jax.Array, ...]]:
-            return nu, tuple(jnp.linalg.eigh(moment)[1][:, ::-1] for moment in moments)
+            return nu, tuple(
+                jnp.linalg.eigh(moment)[1][:, ::-1] for moment in map(lax.stop_gradient, moments)
+            )
 
         def renew() -> tuple[jax.Array, tuple[jax.Array, ...]]:
             ordered, basis = nu, []
-            for axis, moment, vectors in zip(axes, moments, slots.basis, strict=True):
+            for axis, moment, vectors in zip(axes, *lax.stop_gradient((moments, slots.basis)), strict=True):
                 eigenvalues = jnp.sum(vectors.conj() * (moment @ vectors), 0).real
                 order = jnp.argsort(-eigenvalues)
                 ordered = jnp.take(ordered, order, axis)

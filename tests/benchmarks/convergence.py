@@ -33,6 +33,12 @@ which one to take for a problem of your own, `gradxform compare` measures with a
 - *digits*: a network of 64, 64 and 10 units on scikit-learn's 1,797 images, batches of 32, 5 epochs; mean
   loss and accuracy on 359 images that it was not trained on, of three seeds.
 
+What it shows: without noise and in few dimensions curvature wins (`lbfgs` reaches the minimum exactly), which
+does not pay with noise. With the noise of batches the methods that see a matrix as one (`soap`, `shampoo`) come
+furthest in as many steps, at a higher cost of each. `rprop` compares the signs of two gradients, which noise
+turns. Those without a rate are behind the best of those whose rate was picked, on every problem but the first
+two for `lbfgs`.
+
 """
 
 RATES = half_decades(1e-4, 10.0)
@@ -72,7 +78,7 @@ SETTINGS: dict[str, Setting] = {
     "sgd, Nesterov": Setting(
         partial(gx.sgd, momentum=0.9, nesterov=True), note="`momentum=0.9, nesterov=True`"
     ),
-    "noisy_sgd": Setting(gx.noisy_sgd),
+    "noisy_sgd": Setting(partial(gx.noisy_sgd, key=0)),
     "optimistic_gradient_descent": Setting(gx.optimistic_gradient_descent),
     "polyak_sgd": _rateless(gx.polyak_sgd, "`max_learning_rate=1.0`"),
     "sign_sgd": Setting(gx.sign_sgd),
@@ -96,9 +102,9 @@ SETTINGS: dict[str, Setting] = {
     "novograd": Setting(gx.novograd),
     "optimistic_adam_v2": Setting(gx.optimistic_adam_v2),
     "ademamix": Setting(gx.ademamix),
-    "simplified_ademamix": Setting(gx.simplified_ademamix),
+    "simplified_ademamix": Setting(partial(gx.simplified_ademamix, b1=0.9), note="`b1=0.9`"),
     "adopt": Setting(gx.adopt),
-    "acprop": Setting(gx.acprop),
+    "acprop": Setting(partial(gx.acprop, eps=1e-3), note="`eps=1e-3`"),
     "lars": Setting(partial(gx.lars, trust_coefficient=0.1), note="`trust_coefficient=0.1`"),
     "lamb": Setting(gx.lamb),
     "fromage": Setting(gx.fromage),
@@ -116,7 +122,7 @@ SETTINGS: dict[str, Setting] = {
     "prodigy": _rateless(gx.prodigy),
     "dadapt_adamw": _rateless(gx.dadapt_adamw),
     "cocob": _rateless(gx.cocob),
-    "mechanize": Setting(lambda rate: gx.mechanize(gx.adam(1e-3)), NO_RATE, "of `adam(1e-3)`"),
+    "mechanize": Setting(lambda rate: gx.mechanize(gx.adam(1.0)), NO_RATE, "of `adam(1.0)`"),
     "momo": Setting(gx.momo),
     "momo_adam": Setting(gx.momo_adam),
     "schedule_free_sgd": Setting(gx.schedule_free_sgd, evaluate=gx.schedule_free_eval_params),
