@@ -24,6 +24,7 @@ __all__ = [
     "safe_sqrt",
     "slot_like",
     "sum_of_squares",
+    "total_of",
 ]
 
 Scalar: TypeAlias = float | jax.Array
@@ -41,7 +42,8 @@ def real_dtype(dtype: Any) -> Any:
 
 def next_count(count: jax.Array) -> jax.Array:
     """One more, and at the largest integer no more."""
-    return count + (count < jnp.iinfo(count.dtype).max)
+    below = lax.lt(count, np.asarray(np.iinfo(count.dtype).max, count.dtype))
+    return lax.add(count, lax.convert_element_type(below, count.dtype))
 
 
 def slot_like(param: Any, fill: Scalar = 0.0, *, dtype: Any = None, real: bool = False) -> jax.Array:
@@ -110,8 +112,12 @@ def abs_squared(x: jax.Array) -> jax.Array:
 
 def sum_of_squares(x: jax.Array) -> jax.Array:
     r""":math:`\sum |x|^2` over the whole array."""
-    squares = abs_squared(x)
-    total: jax.Array = lax.reduce(squares, np.zeros((), squares.dtype), lax.add, range(squares.ndim))
+    return total_of(abs_squared(x))
+
+
+def total_of(x: jax.Array) -> jax.Array:
+    """The sum of all numbers of an array."""
+    total: jax.Array = lax.reduce(x, np.zeros((), x.dtype), lax.add, range(x.ndim))
     return total
 
 

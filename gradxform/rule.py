@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import tree_util
+from jax import lax, tree_util
 from jax.tree_util import treedef_is_leaf
 
 from gradxform.arithmetic import compute_dtype, real_dtype, sum_of_squares
@@ -301,7 +301,7 @@ class _Walk:
         count, scheduled = self.resolver.advance(state.count)
         values = {**self.resolver.arrays, **state.tunables, **scheduled, "count": state.count}
         dtypes = [
-            None if grad is None else jnp.result_type(grad if param is None else param)
+            None if grad is None else _dtype_of(grad if param is None else param)
             for grad, param in zip(leaves, originals, strict=True)
         ]
         # A leaf stays wide from its first run to its last one, which narrows it to the parameter's dtype.
@@ -527,7 +527,8 @@ class _Run:
         def number(value: Any) -> Any:
             return _cast(value, dtype) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else value
 
-        step = {"count": count, "t": count.astype(dtype) + 1, "option": option, **self.constants[r]}
+        t = lax.add(lax.convert_element_type(count, dtype), np.ones((), dtype))
+        step = {"count": count, "t": t, "option": option, **self.constants[r]}
         for local, name in self.names[r].items():
             if local not in self.constants[r]:
                 step[local] = number(values[name])
@@ -569,6 +570,10 @@ def _refill(kind: Any, fields: Iterable[Any]) -> Any:
 
 def _compute_dtype(grad: Any, param: Any) -> Any:
     return compute_dtype(*(jnp.result_type(x) for x in (grad, param) if x is not None))
+
+
+def _dtype_of(x: Any) -> Any:
+    return x.dtype if isinstance(x, jax.Array) else jnp.result_type(x)
 
 
 def _cast(x: Any, dtype: Any) -> jax.Array:

@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.arithmetic import abs_squared, compute_dtype, next_count, real_dtype, safe_sqrt, slot_like
+from gradxform.arithmetic import (
+    compute_dtype,
+    next_count,
+    real_dtype,
+    safe_sqrt,
+    slot_like,
+    sum_of_squares,
+    total_of,
+)
 from gradxform.transformation import GradientTransformation, Params, Updates
 from gradxform.trees import PyTree, check_inexact, flatten, flatten_like, map_leaves, paths
 
@@ -108,9 +116,13 @@ def real_dtype_of(params: Params) -> Any:
 
 def real_vdot(tree_x: PyTree, tree_y: PyTree) -> Any:
     r"""The inner product of trees as vectors of real numbers: :math:`\Re \sum_i \bar x_i y_i`."""
+
     # Not as a dot product: on accelerators that multiplies in less than float32.
-    products = jax.tree.map(lambda x, y: jnp.sum(jnp.real(jnp.conj(x) * y)), tree_x, tree_y)
-    return sum(jax.tree.leaves(products))
+    def product(x: jax.Array, y: jax.Array) -> jax.Array:
+        products = jnp.real(jnp.conj(x) * y) if jnp.iscomplexobj(x) or jnp.iscomplexobj(y) else lax.mul(x, y)
+        return total_of(products)
+
+    return sum(jax.tree.leaves(jax.tree.map(product, tree_x, tree_y)))
 
 
 def filled_grads(who: str, grads: Updates, params: Params) -> Updates:
@@ -183,12 +195,12 @@ def _direction(
     def project(q: Updates, i: Any) -> tuple[Updates, Any]:
         s, y = jax.tree.map(lambda memory: memory[i], (steps, changes))
         alpha = weights[i] * real_vdot(s, q)
-        return jax.tree.map(jnp.subtract, q, times(alpha, y)), alpha
+        return jax.tree.map(lax.sub, q, times(alpha, y)), alpha
 
     def correct(r: Updates, pair: tuple[Any, Any]) -> tuple[Updates, None]:
         i, alpha = pair
         s, y = jax.tree.map(lambda memory: memory[i], (steps, changes))
-        return jax.tree.map(jnp.add, r, times(alpha - weights[i] * real_vdot(y, r), s)), None
+        return jax.tree.map(lax.add, r, times(alpha - weights[i] * real_vdot(y, r), s)), None
 
     q, alphas = lax.scan(project, grads, oldest_first, reverse=True)
     r, _ = lax.scan(correct, times(gamma, q), (oldest_first, alphas))
@@ -199,4 +211,4 @@ _compiled = jax.jit(_direction, static_argnames="scale_init_precond")
 
 
 def _squared_norm(tree: PyTree) -> Any:
-    return sum(jnp.sum(abs_squared(x)) for x in jax.tree.leaves(tree))
+    return sum(map(sum_of_squares, jax.tree.leaves(tree)))

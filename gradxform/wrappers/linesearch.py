@@ -512,12 +512,13 @@ class _Line:
         self.dtype = real_dtype_of(params)
         self.value = jnp.asarray(value, self.dtype)
         self.loss: Callable[[Params], Any] = lambda params: value_fn(params, **known)
+        self.wide = filled_grads(who, grads, params)
         self.slope = jnp.asarray(self.slope_of(filled_grads(who, grad, params)), self.dtype)
 
     def slope_of(self, grad: Updates) -> Any:
         """The slope along the line where the loss has this gradient."""
         # What `jax.grad` returns for complex parameters is the conjugate of the direction uphill.
-        return real_vdot(filled_grads(self.who, self.direction, self.params), jax.tree.map(jnp.conj, grad))
+        return real_vdot(self.wide, jax.tree.map(_conjugate, grad))
 
     def updates(self, step: Any) -> Updates:
         """The way to the point so far away."""
@@ -540,6 +541,10 @@ def _check(who: str, arguments: Iterable[tuple[str, Any, Callable[[Any], bool], 
     for name, given, fits, allowed in arguments:
         if isinstance(given, int | float) and not fits(given):
             raise ValueError(f"{who}: {name} must be {allowed}, got {given!r}")
+
+
+def _conjugate(x: jax.Array) -> jax.Array:
+    return jnp.conj(x) if jnp.iscomplexobj(x) else x
 
 
 def _excess(error: jax.Array) -> jax.Array:
