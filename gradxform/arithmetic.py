@@ -24,6 +24,7 @@ __all__ = [
     "safe_sqrt",
     "slot_like",
     "sum_of_squares",
+    "times",
     "total_of",
 ]
 
@@ -168,6 +169,11 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """
     untouched = lax.eq(denominator, np.zeros((), denominator.dtype))
     return numerator / lax.add(denominator, untouched.astype(denominator.dtype))
+
+
+def times(factor: Scalar, x: jax.Array) -> jax.Array:
+    """The product; with a Python number one operation to trace."""
+    return lax.mul(x, np.asarray(factor, x.dtype)) if isinstance(factor, float | int) else factor * x
 
 
 def ema_of(average: jax.Array, value: jax.Array, decay: Scalar) -> jax.Array:

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.arithmetic import safe_divide
+from gradxform.arithmetic import safe_divide, times
 from gradxform.hyperparams import Hyperparam, Schedule, Tunable, nonnegative, positive
 from gradxform.rule import Lift, Rule, Slots, Step, lift, squared_norm
 
@@ -32,7 +32,7 @@ def scale(step_size: Hyperparam) -> Lift:
     """
 
     def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
-        return step.step_size * grad, slots
+        return times(step.step_size, grad), slots
 
     return lift(Rule("scale", update, hyperparams={"step_size": step_size}, equation="u = step_size · g"))
 
@@ -59,7 +59,7 @@ def scale_by_learning_rate(learning_rate: Hyperparam, *, flip_sign: bool = True)
     sign = -1 if flip_sign else 1
 
     def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
-        return sign * step.learning_rate * grad, slots
+        return times(sign * step.learning_rate, grad), slots
 
     equation = f"u = {'−' if flip_sign else ''}learning_rate · g"
     hyperparams = {"learning_rate": learning_rate}
