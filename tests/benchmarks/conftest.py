@@ -202,7 +202,8 @@ def stepping(draw: Callable[[int], Any]) -> Callable[[Callable[[], Any], int], C
     def stepping(build: Callable[[], Any], steps: int) -> Contestant:
         tx = build()
         params, grads = draw(0), draw(1)
-        carry = (params, tx.init(params))
+        # Copied: some states hold the parameters themselves, and no buffer can be given away twice.
+        carry = jax.tree.map(jnp.copy, (params, tx.init(params)))
         step = jax.jit(step_of(tx), donate_argnums=(0, 1))
 
         def run() -> None:
