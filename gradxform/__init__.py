@@ -191,6 +191,13 @@ from gradxform.schedules import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
+from gradxform.sparse import RowSparse
+from gradxform.storage.rounding import (
+    compensated_sum,
+    master_copy,
+    round_stochastically,
+    stochastic_rounding,
+)
 from gradxform.training import (
     Batches,
     Evaluation,
@@ -224,6 +231,15 @@ from gradxform.tree import (
 from gradxform.trees import PyTree
 from gradxform.updates import incremental_update, periodic_update
 from gradxform.wrappers.accumulation import ApplyEvery, MultiSteps, MultiStepsState, apply_every
+from gradxform.wrappers.combinators import (
+    cautious,
+    decay_schedule,
+    decoupled_weight_decay,
+    leaves_named,
+    leaves_of_rank,
+    mars,
+    nesterov,
+)
 from gradxform.wrappers.guarding import (
     ApplyIfFiniteState,
     ConditionallyMaskState,
@@ -245,6 +261,7 @@ from gradxform.wrappers.injecting import (
 from gradxform.wrappers.layout import (
     SplitRealAndImaginaryArrays,
     SplitRealAndImaginaryState,
+    densify,
     flatten,
     split_real_and_imaginary,
 )
@@ -258,6 +275,12 @@ from gradxform.wrappers.linesearch import (
     value_and_grad_from_state,
 )
 from gradxform.wrappers.lookahead import LookaheadParams, LookaheadState, lookahead
+from gradxform.wrappers.loss_scaling import (
+    LossScaleState,
+    dynamic_loss_scale,
+    scale_loss,
+    static_loss_scale,
+)
 from gradxform.wrappers.masking import MaskedState, freeze, masked, partition, selective_transform
 from gradxform.wrappers.mechanic import MechanicState, mechanize
 from gradxform.wrappers.monitoring import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot

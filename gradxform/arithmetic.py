@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 __all__ = [
+    "Decay",
     "Scalar",
     "abs_squared",
     "compute_dtype",
@@ -26,9 +27,41 @@ __all__ = [
     "sum_of_squares",
     "times",
     "total_of",
+    "totals_of",
 ]
 
 Scalar: TypeAlias = float | jax.Array
+
+
+class Decay:
+    """The decay of a moving average that has not always been the same.
+
+    In arithmetic it is its value; `debias` knows the product.
+
+    Args:
+      value: the decay of this step.
+      product: that of all steps so far, this one included.
+      t: the number of this step.
+    """
+
+    def __init__(self, value: Any, product: Any, t: Any) -> None:
+        self.value, self.product, self.t = value, product, t
+
+    def product_until(self, t: Any) -> Any:
+        """The product after `t` steps, should the decay stay as it is."""
+        return self.product * self.value ** (t - self.t)
+
+    def __jax_array__(self) -> Any:
+        return self.value
+
+    def __mul__(self, other: Any) -> Any:
+        return self.value * other
+
+    def __rsub__(self, other: Any) -> Any:
+        return other - self.value
+
+    def __pow__(self, power: Any) -> Any:
+        return self.value**power
 
 
 def compute_dtype(*dtypes: Any) -> Any:
@@ -122,6 +155,16 @@ def total_of(x: jax.Array) -> jax.Array:
     return total
 
 
+def totals_of(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """The sum of all numbers of each of several arrays of one shape and dtype, in one pass over them."""
+    zeros = (np.zeros((), arrays[0].dtype),) * len(arrays)
+
+    def plus(left: Any, right: Any) -> Any:
+        return tuple(map(lax.add, left, right))
+
+    return tuple(lax.reduce(arrays, zeros, plus, range(arrays[0].ndim)))
+
+
 @jax.custom_jvp
 def safe_sqrt(x: jax.Array) -> jax.Array:
     r""":math:`\sqrt{x}` whose derivative at 0 is 0 instead of infinity.
@@ -200,7 +243,8 @@ def debias(average: jax.Array, decay: Scalar, t: Scalar) -> jax.Array:
 
     Args:
       average: :math:`a`, which started at 0.
-      decay: :math:`\beta`; the correction of a Python number is exact to the last digit.
+      decay: :math:`\beta`; the correction of a Python number is exact to the last
+        digit, and that of a `Decay` takes the product for :math:`\beta^t`.
       t: :math:`t`, how many values the average has seen, at least 1.
 
     Returns:
@@ -215,4 +259,4 @@ def debias(average: jax.Array, decay: Scalar, t: Scalar) -> jax.Array:
     if isinstance(decay, float | int):
         # 1 - 0.999**t loses three digits in float32; the logarithm of the Python number does not.
         return average / -jnp.expm1(t * (math.log(decay) if decay else -math.inf))
-    return average / (1 - decay**t)
+    return average / (1 - (decay.product_until(t) if isinstance(decay, Decay) else decay**t))

@@ -5,7 +5,7 @@ from typing import Any
 
 from jax.tree_util import register_static
 
-from gradxform.rule import Lift, lift
+from gradxform.rule import Lift, check_last, lift
 from gradxform.transformation import (
     GradientTransformation,
     Params,
@@ -28,6 +28,7 @@ class Chain(GradientTransformation):
 
     def __new__(cls, parts: tuple[GradientTransformation, ...]) -> "Chain":
         accepted = [accepted_keywords(part.update) for part in parts]
+        check_last(rule for part in parts[:-1] if isinstance(part, Lift) for rule in part.rules)
 
         def init(params: Params) -> State:
             return tuple(part.init(params) for part in parts)

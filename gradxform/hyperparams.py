@@ -23,7 +23,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from gradxform.arithmetic import Scalar, next_count
 from gradxform.trees import PyTree
 
-RESERVED = frozenset({"count", "t", "total", "last", "shared", "option", "extra", "leaf"})
+RESERVED = frozenset({"count", "t", "total", "last", "shared", "option", "entered", "dtype", "extra", "leaf"})
 """What a rule knows of every step under these names, a hyperparameter cannot be called."""
 
 Schedule: TypeAlias = Callable[[Any], Any]

@@ -16,6 +16,7 @@ from jax.tree_util import treedef_is_leaf
 
 from gradxform.arithmetic import compute_dtype, real_dtype, sum_of_squares
 from gradxform.hyperparams import Hyperparam, Resolver, check
+from gradxform.sparse import RowSparse, on_values, shape_of
 from gradxform.transformation import GradientTransformation, Params, Updates
 from gradxform.trees import AnyParams, PyTree, broadcast_prefix, check_inexact, flatten, flatten_like, paths
 
@@ -41,6 +42,8 @@ class Step:
       last: the numbers that the rule kept for the whole tree after the last step.
       shared: those that it keeps after this one; known to its `update` alone.
       option: what the rule's `options` say of this leaf.
+      entered: the gradient as it was before the rules that this one encloses.
+      dtype: the parameter's own dtype, which may be narrower than the one computed in.
       key: a random key of this rule, leaf and step, if the rule is random.
     """
 
@@ -50,6 +53,8 @@ class Step:
     last: Any
     shared: Any
     option: Any
+    entered: Any
+    dtype: Any
     key: Any
 
     def __init__(self, values: dict[str, Any]) -> None:
@@ -93,6 +98,10 @@ class Rule:
         are no pytrees, or a function from the parameters to it.
       batched: whether leaves of equal shape are stacked, so that all of them
         are one call (of a matrix product, say).
+      encloses: how many of the rules before it the rule goes with; its `update`
+        finds the gradient that the first of them was given in ``step.entered``.
+      exact: whether its update is left in the dtype that it was computed in, to
+        be added to the parameter before anything is rounded. Nothing can come after it.
       random: whether `update` draws from ``step.key``; then `hyperparams`
         has a ``key``.
       mask: which leaves the rule applies to: a tree of booleans, a prefix of
@@ -125,6 +134,8 @@ class Rule:
     extra: tuple[str, ...] = ()
     options: Any = None
     batched: bool = False
+    encloses: int = 0
+    exact: bool = False
     random: bool = False
     mask: Mask | None = None
     group: str = ""
@@ -221,6 +232,13 @@ def squared_norm(grad: Any, slots: Slots, param: Any, step: Step) -> Any:
     return sum_of_squares(grad)
 
 
+def check_last(rules: Iterable[Rule]) -> None:
+    """Raise if one of these rules, after which others come, has to be the last."""
+    for rule in rules:
+        if rule.exact:
+            raise ValueError(f"{rule.name} must be the last part: what comes after it would round again")
+
+
 class _Walk:
     """The one place that walks a pytree for rules."""
 
@@ -228,9 +246,11 @@ class _Walk:
         self.rules = rules
         self.who = " + ".join(rule.name for rule in rules) or "identity"
         self.resolver = Resolver(rules)
+        check_last(rules[:-1])
         # What follows a batched rule is not stacked with it.
-        starts = [i for i, rule in enumerate(rules) if i == 0 or rule.alone or rules[i - 1].batched]
-        spans = [slice(i, j) for i, j in pairwise([*starts, len(rules)])]
+        starts = {i for i, rule in enumerate(rules) if i == 0 or rule.alone or rules[i - 1].batched}
+        self.kept = _kept(rules, starts)
+        spans = [slice(i, j) for i, j in pairwise([*sorted(starts), len(rules)])]
         self.runs = [_Run(span, rules[span], self.resolver) for span in spans]
 
     def __reduce__(self) -> Any:  # its caches stay where they are
@@ -268,6 +288,7 @@ class _Walk:
         self, grads: Updates, state: LiftState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, LiftState]:
         leaves, treedef = flatten(grads)
+        leaves = [_coalesce(leaf) if isinstance(leaf, RowSparse) else leaf for leaf in leaves]
         if (
             not isinstance(state, LiftState)
             or len(state.slots) != len(self.rules)
@@ -285,6 +306,7 @@ class _Walk:
         self.check_leaves(grads, leaves, params is None, originals)
         like = grads if params is None else params
         masks = self.masks(like, align, len(leaves))
+        self.check_scopes(grads, leaves, masks)
         options = [_options(rule, like, align, len(leaves)) for rule in self.rules]
         columns = [
             [align(column, f"the slots of {rule.name}") for column in slots]
@@ -300,6 +322,12 @@ class _Walk:
         ]
         count, scheduled = self.resolver.advance(state.count)
         values = {**self.resolver.arrays, **state.tunables, **scheduled, "count": state.count}
+        for rule, names in zip(self.rules, self.resolver.names, strict=True):
+            if rule.random:  # the keys of all leaves at once: hashed one by one they cost a kernel each
+                key = names["key"]
+                values[key] = _keys_of_leaves(
+                    values[key], state.count, np.arange(len(leaves), dtype=np.uint32)
+                )
         dtypes = [
             None if grad is None else _dtype_of(grad if param is None else param)
             for grad, param in zip(leaves, originals, strict=True)
@@ -310,13 +338,19 @@ class _Walk:
             for applies in zip(*masks, strict=True)
         ]
         for i, (leaf, run_last) in enumerate(zip(leaves, last, strict=False)):
-            if leaf is not None and run_last < 0 and jnp.result_type(leaf) != dtypes[i]:
-                leaves[i] = _narrow(leaf, dtypes[i])
+            if leaf is not None and run_last < 0 and _dtype_of(leaf) != dtypes[i]:
+                leaves[i] = on_values(partial(_narrow, dtype=dtypes[i]), leaf)
+        if self.rules and self.rules[-1].exact:
+            dtypes = [None if on else dtype for on, dtype in zip(masks[-1], dtypes, strict=True)]
         shared = list(state.shared)
+        kept: dict[int, list[Any]] = {}
         for run in self.runs:
             first, inputs = run.span.start, {**values, "extra": run.arguments(extra)}
+            if first in self.kept:
+                kept[first] = list(leaves)
+            entered = [{start: kept[start][i] for start in run.encloses} for i in range(len(leaves))]
             work = [
-                _Work(i, grad, rows[i][run.span], originals[i], applies, option, out)
+                _Work(i, grad, rows[i][run.span], originals[i], entered[i], applies, option, out)
                 for i, (grad, applies, option, out) in enumerate(
                     zip(
                         leaves,
@@ -351,6 +385,15 @@ class _Walk:
                 aligned[id(rule.mask)] = align(mask, f"the mask of {rule.name}")
         return [aligned[id(rule.mask)] for rule in self.rules]
 
+    def check_scopes(self, grads: Updates, leaves: list[Any], masks: list[list[bool]]) -> None:
+        for index, leaf in enumerate(leaves):
+            for rule, mask in zip(self.rules, masks, strict=True):
+                if isinstance(leaf, RowSparse) and rule.scope == "array" and mask[index]:
+                    raise TypeError(
+                        f"{rule.name} needs whole arrays, but {paths(grads, 'grads')[index]} is row-sparse. "
+                        "Put densify() before it in the chain, or keep the rule from this leaf by a mask."
+                    )
+
     def check_leaves(
         self, grads: Updates, leaves: list[Any], without_params: bool, originals: list[Any]
     ) -> None:
@@ -375,9 +418,9 @@ class _Walk:
                     f"{self.who}: {paths(grads, 'grads')[index]} is complex, its parameter has dtype "
                     f"{jnp.result_type(param)}. Take the real part of the gradient first."
                 )
-            if np.shape(grad) != np.shape(param):
+            if shape_of(grad) != np.shape(param):
                 raise ValueError(
-                    f"{self.who}: {paths(grads, 'grads')[index]} has shape {np.shape(grad)}, "
+                    f"{self.who}: {paths(grads, 'grads')[index]} has shape {shape_of(grad)}, "
                     f"its parameter has shape {np.shape(param)}. Pass the parameters that the "
                     "gradients were taken with respect to."
                 )
@@ -390,14 +433,15 @@ class _Work(NamedTuple):
     grad: Any
     slots: list[Slots]
     param: Any
+    entered: dict[int, Any]
     applies: tuple[bool, ...]
     options: tuple[Any, ...]
     out: Any
 
     def alike(self) -> Any:
         """Equal for leaves that can be stacked."""
-        kinds = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(self[1:4])]
-        return (*kinds, self.param is None, *self[4:])
+        kinds = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(self[1:5])]
+        return (*kinds, self.param is None, *self[5:])
 
 
 class _Run:
@@ -406,6 +450,8 @@ class _Run:
     def __init__(self, span: slice, rules: tuple[Rule, ...], resolver: Resolver) -> None:
         self.span, self.rules = span, rules
         self.names, self.constants = resolver.names[span], resolver.constants[span]
+        began = (i - rule.encloses for i, rule in enumerate(rules, span.start))
+        self.encloses = [i for i in began if i < span.start]
         # Kept, so that each distinct shape and dtype is traced once, however many leaves share it.
         self.leaf = lru_cache(maxsize=None)(self._leaf)
         self.stack = lru_cache(maxsize=None)(self._stack)
@@ -454,16 +500,19 @@ class _Run:
         if len(group) == 1:
             # Which leaf it is, a rule knows only to draw its random key from it.
             position: dict[str, Any] = {"leaf": np.uint32(first.place)} if random else {}
-            leaf = self.leaf(*first[4:])
-            return [leaf(first.grad, first.slots, first.param, {**inputs, **position})]
+            leaf = self.leaf(*first[5:])
+            return [leaf(*first[1:5], {**inputs, **position})]
         position = {"leaf": np.asarray([item.place for item in group], np.uint32)} if random else {}
-        arrays = [[item.grad, item.slots, item.param] for item in group]
-        result: list[tuple[Any, list[Slots]]] = self.stack(*first[4:])(arrays, inputs, position)
+        arrays = [item[1:5] for item in group]
+        result: list[tuple[Any, list[Slots]]] = self.stack(*first[5:])(arrays, inputs, position)
         return result
 
     def _add_to_total(self, total: Any, grad: Any, slots: Slots, param: Any, inputs: dict[str, Any]) -> Any:
-        rule, dtype = self.rules[0], _compute_dtype(grad, param)
+        rule = self.rules[0]
         assert rule.total is not None
+        if isinstance(grad, RowSparse):
+            slots, param, grad = _rows_of(grad, rule.name, slots), _rows_of(grad, "", param), grad.values
+        dtype = _compute_dtype(grad, param)
         wide_param = None if param is None else _cast(param, dtype)
         step = self._step(0, inputs, real_dtype(dtype))
         of_leaf = rule.total(_cast(grad, dtype), jax.tree.map(_widen, slots), wide_param, step)
@@ -497,16 +546,33 @@ class _Run:
     ) -> Callable[..., tuple[Any, list[Slots]]]:
         """The rules on one leaf, compiled; `out` is the dtype that the update is to have."""
 
-        def update_leaf(grad: Any, slots: list[Slots], param: Any, values: dict[str, Any]) -> Any:
-            dtype = _compute_dtype(grad, param)
+        def update_leaf(
+            grad: Any, slots: list[Slots], param: Any, entered: dict[int, Any], values: dict[str, Any]
+        ) -> Any:
+            if not isinstance(grad, RowSparse):
+                return update_array(grad, slots, param, entered, values)
+            touched = _rows_of(grad, " + ".join(rule.name for rule in self.rules), slots)
+            before = {start: leaf.values for start, leaf in entered.items()}
+            update, new = update_array(grad.values, touched, _rows_of(grad, "", param), before, values)
+            return grad.with_values(update), jax.tree.map(
+                lambda old, rows: grad.put(old, rows) if jnp.ndim(old) else rows, slots, new
+            )
+
+        def update_array(
+            grad: Any, slots: list[Slots], param: Any, entered: dict[int, Any], values: dict[str, Any]
+        ) -> Any:
+            dtype, own = _compute_dtype(grad, param), _dtype_of(grad if param is None else param)
             update = _cast(grad, dtype)
+            inputs = {start: _cast(leaf, dtype) for start, leaf in entered.items()}
             wide_param = None if param is None else _cast(param, dtype)
             new_slots = []
             for r, rule in enumerate(self.rules):
+                inputs[self.span.start + r] = update
                 if not applies[r]:
                     new_slots.append(slots[r])
                     continue
                 step = self._step(r, values, real_dtype(dtype), options[r])
+                step.entered, step.dtype = inputs[self.span.start + r - rule.encloses], own
                 update, new = rule.update(update, jax.tree.map(_widen, slots[r]), wide_param, step)
                 if jnp.shape(update) != jnp.shape(grad):
                     raise ValueError(
@@ -539,7 +605,7 @@ class _Run:
                 if name in values:
                     step[name] = jax.tree.map(number, values[name])
         if rule.random and "leaf" in values:
-            step["key"] = jax.random.fold_in(jax.random.fold_in(step["key"], count), values["leaf"])
+            step["key"] = step["key"][values["leaf"]]
         return Step(step)
 
 
@@ -551,6 +617,41 @@ def _options(rule: Rule, params: Params, align: Callable[[PyTree, str], list[Any
     values = broadcast_prefix(given, params, root="its options", who=rule.name)
     tree = jax.tree.unflatten(flatten(params)[1], values)
     return align(tree, f"the options of {rule.name}")
+
+
+def _kept(rules: tuple[Rule, ...], starts: set[int]) -> set[int]:
+    """Where the gradient is kept for a rule of a later run; those places start a run, and join `starts`."""
+    while True:
+        began = {
+            i - rule.encloses
+            for i, rule in enumerate(rules)
+            if i - rule.encloses < max(start for start in starts if start <= i)
+        }
+        if began <= starts:
+            return began
+        starts |= began
+
+
+_coalesce = jax.jit(RowSparse.coalesce)
+
+
+@jax.jit
+def _keys_of_leaves(key: Any, count: Any, leaves: Any) -> Any:
+    return jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, count)))(leaves)
+
+
+def _rows_of(grad: RowSparse, who: str, tree: Any) -> Any:
+    """The rows of slots or a parameter that a row-sparse gradient touches; a single number is whole."""
+
+    def rows(array: Any) -> Any:
+        if jnp.ndim(array) and array.shape[0] != grad.shape[0]:
+            raise TypeError(
+                f"{who}: a slot of shape {array.shape} has no rows that go with the {grad.shape[0]} of a "
+                "row-sparse gradient; put densify() before it in the chain"
+            )
+        return grad.take(array) if jnp.ndim(array) else array
+
+    return jax.tree.map(rows, tree)
 
 
 @contextmanager
@@ -573,7 +674,7 @@ def _compute_dtype(grad: Any, param: Any) -> Any:
 
 
 def _dtype_of(x: Any) -> Any:
-    return x.dtype if isinstance(x, jax.Array) else jnp.result_type(x)
+    return x.dtype if isinstance(x, jax.Array | RowSparse) else jnp.result_type(x)
 
 
 def _cast(x: Any, dtype: Any) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 
+from gradxform.sparse import RowSparse, shape_of
 from gradxform.trees import PyTree, flatten, flatten_like, paths
 
 Params: TypeAlias = PyTree
@@ -126,7 +127,8 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     Args:
       params: a pytree of arrays.
       updates: a pytree of the same structure and shapes; where it holds
-        ``None``, the parameter stays as it is.
+        ``None``, the parameter stays as it is. Those that are row-sparse are
+        added in place where the parameters are donated.
 
     Returns:
       The new parameters, each in its own dtype.
@@ -145,12 +147,16 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     def add(index: int, param: Any, update: Any) -> Any:
         if param is None or update is None:
             return param
-        if jnp.shape(param) != jnp.shape(update):
+        if jnp.shape(param) != shape_of(update):
             raise ValueError(
                 f"apply_updates: {paths(params, 'params')[index]} has shape {jnp.shape(param)}, "
-                f"its update has shape {jnp.shape(update)}. Updates must have the shapes of the "
+                f"its update has shape {shape_of(update)}. Updates must have the shapes of the "
                 "parameters; were the gradients taken with respect to these parameters?"
             )
-        return jnp.asarray(param + update, dtype=jnp.result_type(param))
+        dtype = jnp.result_type(param)
+        if isinstance(update, RowSparse):
+            rows = update.coalesce()
+            return rows.put(param, jnp.asarray(rows.take(param) + rows.values, dtype=dtype))
+        return jnp.asarray(param + update, dtype=dtype)
 
     return treedef.unflatten(map(add, range(len(leaves)), leaves, update_leaves))

@@ -1,7 +1,8 @@
 """Walking several pytrees together, and naming the leaf when they disagree.
 
 Everything in the library that goes through a pytree leaf by leaf goes through
-here. ``None`` counts as a leaf, so that a missing gradient keeps its place.
+here. ``None`` counts as a leaf, so that a missing gradient keeps its place; a
+row-sparse gradient is one leaf too.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from jax.tree_util import (
     tree_flatten_with_path,
 )
 
+from gradxform.sparse import RowSparse
+
 PyTree = Any
 """Any nesting of containers that JAX knows, with arrays at its leaves."""
 
@@ -29,6 +32,7 @@ __all__ = [
     "flatten_like",
     "map_leaves",
     "paths",
+    "refuse_rows",
     "tree_bytes",
 ]
 
@@ -54,18 +58,18 @@ class AnyParams:
         return cls(*children)
 
 
-def _is_none(node: Any) -> bool:
-    return node is None
+def _is_leaf(node: Any) -> bool:
+    return node is None or isinstance(node, RowSparse)
 
 
 def flatten(tree: PyTree) -> tuple[list[Any], PyTreeDef]:
     """The leaves of `tree` and its structure; ``None`` is a leaf."""
-    return tree_flatten(tree, is_leaf=_is_none)
+    return tree_flatten(tree, is_leaf=_is_leaf)
 
 
 def paths(tree: PyTree, root: str) -> list[str]:
     """The path of every leaf, written as one would index it: ``params['dense']['kernel']``."""
-    with_path, _ = tree_flatten_with_path(tree, is_leaf=_is_none)
+    with_path, _ = tree_flatten_with_path(tree, is_leaf=_is_leaf)
     return [root + keystr(path) for path, _ in with_path]
 
 
@@ -106,8 +110,8 @@ def flatten_like(
 
 def _first_difference(reference: PyTree, tree: PyTree, root: str, like: str) -> str:
     """Where two trees part."""
-    wanted = [path for path, _ in tree_flatten_with_path(reference, is_leaf=_is_none)[0]]
-    found = [path for path, _ in tree_flatten_with_path(tree, is_leaf=_is_none)[0]]
+    wanted = [path for path, _ in tree_flatten_with_path(reference, is_leaf=_is_leaf)[0]]
+    found = [path for path, _ in tree_flatten_with_path(tree, is_leaf=_is_leaf)[0]]
     for path in wanted:
         if not any(_same(other[: len(path)], path) for other in found):
             return f"{like}{keystr(path)} has no counterpart in {root}"
@@ -152,7 +156,8 @@ def map_leaves(f: Callable[..., Any], *trees: PyTree, who: str, names: tuple[str
     def at(index: int, leaf: Any, *beside: Any) -> Any:
         if leaf is None:
             return None
-        for name, other in zip(names[1:], beside, strict=True):
+        for name, other in zip(names, (leaf, *beside), strict=True):
+            refuse_rows(other, trees[0], index, root=name, who=who)
             if other is None:
                 raise ValueError(
                     f"{who}: {paths(trees[0], name)[index]} is None, but {names[0]} has a leaf in its place"
@@ -164,6 +169,15 @@ def map_leaves(f: Callable[..., Any], *trees: PyTree, who: str, names: tuple[str
             raise
 
     return treedef.unflatten(map(at, range(len(leaves)), leaves, *columns))
+
+
+def refuse_rows(leaf: Any, tree: PyTree, index: int, *, root: str, who: str) -> None:
+    """Raise if `leaf`, number `index` of `tree`, is row-sparse."""
+    if isinstance(leaf, RowSparse):
+        raise TypeError(
+            f"{who}: {paths(tree, root)[index]} is row-sparse, and this needs whole arrays. Put densify() "
+            "before it in the chain, or take the leaf's to_dense()."
+        )
 
 
 def check_inexact(leaf: Any, tree: PyTree, index: int, *, root: str, who: str) -> None:
@@ -188,7 +202,7 @@ def broadcast_prefix(prefix: PyTree, tree: PyTree, *, root: str, who: str) -> li
     Raises:
       ValueError: `prefix` is not a prefix of `tree`; the message names the path.
     """
-    values, prefix_def = tree_flatten(prefix, is_leaf=_is_none)
+    values, prefix_def = tree_flatten(prefix, is_leaf=_is_leaf)
     subtrees = flatten_like(prefix_def, prefix, tree, root="the parameters", like=root, who=who)
     return [
         value

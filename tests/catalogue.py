@@ -221,6 +221,15 @@ CATALOGUE: list[Entry] = [
         wide=False,
     ),
     Entry("zoom", lambda: _searching(gx.scale_by_zoom_linesearch(4)), wide=False),
+    # Around any optimizer
+    Entry("cautious", lambda: gx.cautious(gx.adam(gx.tunable(0.1))), descends=True),
+    Entry("mars", lambda: gx.mars(gx.adam(_halving), 0.1), descends=True),
+    Entry("nesterov", lambda: gx.nesterov(gx.sgd(0.1, momentum=0.9)), descends=True),
+    Entry(
+        "decay_schedule", lambda: gx.decay_schedule(gx.adam(0.1), b2=lambda count: 1 - (count + 1.0) ** -0.8)
+    ),
+    Entry("decoupled_weight_decay", lambda: gx.decoupled_weight_decay(gx.radam(0.1), 0.1), rests=False),
+    Entry("dynamic_loss_scale", lambda: gx.dynamic_loss_scale(gx.adam(0.1), 2.0, period=2), descends=True),
     Entry("kitchen_sink", _kitchen_sink, rests=False, descends=True),
     Entry(
         "named", lambda: gx.named_chain(("clip", gx.clip(1.0)), ("adam", gx.adam(_halving))), descends=True

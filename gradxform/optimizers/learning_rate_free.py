@@ -16,9 +16,10 @@ from gradxform.arithmetic import (
     safe_divide,
     safe_sqrt,
     slot_like,
+    totals_of,
 )
 from gradxform.chain import chain
-from gradxform.hyperparams import Hyperparam, Scalar, fraction, nonnegative, unit
+from gradxform.hyperparams import Hyperparam, Scalar, fraction, is_zero, nonnegative, unit
 from gradxform.optimizers.recipe import decay, descend
 from gradxform.primitives.learning_rate_free import scale_by_cocob, scale_by_dog, scale_by_dowg
 from gradxform.primitives.scaling import scale_by_learning_rate
@@ -249,8 +250,10 @@ def dadapt_adamw(
         )
 
     def total(grad: Any, slots: DAdaptSlots, param: Any, step: Step) -> Any:
-        weighted = safe_divide(slots.grad_sum, safe_sqrt(slots.exp_avg_sq) + step.eps)
-        return _inner(grad, weighted), lax.abs(moments(grad, slots, step).grad_sum).sum()
+        # Without a gradient so far the sum above is 0 too; a comparison would keep it all from being fused.
+        root = safe_sqrt(slots.exp_avg_sq) + step.eps
+        weighted = slots.grad_sum / lax.max(root, np.asarray(np.finfo(root.dtype).tiny, root.dtype))
+        return totals_of(_product(grad, weighted), lax.abs(moments(grad, slots, step).grad_sum))
 
     def advance(total: Any, step: Step) -> DistanceNumbers:
         inner, size = total
@@ -261,7 +264,8 @@ def dadapt_adamw(
     def update(grad: Any, slots: DAdaptSlots, param: Any, step: Step) -> tuple[Any, DAdaptSlots]:
         new = moments(grad, slots, step)
         direction = safe_divide(new.exp_avg, safe_sqrt(new.exp_avg_sq) + step.eps)
-        return -step.weight_decay * _length(step) * param - direction, new
+        decayed = 0 if is_zero(weight_decay) else step.weight_decay * _length(step) * param
+        return -(decayed + direction), new
 
     return _estimating("dadapt_adamw", update, init, total, advance, estim_lr0, {
         "b1": fraction(betas[0]),
@@ -340,7 +344,8 @@ def prodigy(
         )
 
     def total(grad: Any, slots: ProdigySlots, param: Any, step: Step) -> Any:
-        return _inner(grad, slots.params0 - param), lax.abs(moments(grad, slots, step).grad_sum).sum()
+        way = _product(grad, slots.params0 - param)
+        return totals_of(way, lax.abs(moments(grad, slots, step).grad_sum))
 
     def advance(total: Any, step: Step) -> DistanceNumbers:
         inner, size = total
@@ -352,7 +357,8 @@ def prodigy(
     def update(grad: Any, slots: ProdigySlots, param: Any, step: Step) -> tuple[Any, ProdigySlots]:
         new, length = moments(grad, slots, step), _length(step)
         direction = safe_divide(new.exp_avg, safe_sqrt(new.exp_avg_sq) + step.shared.estim_lr * step.eps)
-        return -step.weight_decay * length * param - length * direction, new
+        decayed = 0 if is_zero(weight_decay) else step.weight_decay * param
+        return -length * (decayed + direction), new
 
     return _estimating("prodigy", update, init, total, advance, estim_lr0, {
         "b1": fraction(betas[0]),
@@ -497,7 +503,8 @@ def _momo(
 
     def total(grad: Any, slots: Any, param: Any, step: Step) -> Any:
         new, direction = moments(grad, slots, step)
-        return _inner(grad, param), _inner(new.exp_avg, direction), _inner(new.exp_avg, param)
+        pairs = (grad, param), (new.exp_avg, direction), (new.exp_avg, param)
+        return totals_of(*(_product(*pair) for pair in pairs))
 
     def advance(total: Any, step: Step) -> MomoNumbers:
         slope, square, inner = total
@@ -572,6 +579,6 @@ def _length(step: Step) -> Any:
     return step.last.estim_lr * step.learning_rate * bias
 
 
-def _inner(left: Any, right: Any) -> Any:
-    """The inner product of two arrays; its real part, where they are complex."""
-    return (left.conj() * right).real.sum() if jnp.iscomplexobj(left) else (left * right).sum()
+def _product(left: Any, right: Any) -> Any:
+    """Whose sum is the inner product of two arrays; its real part, where they are complex."""
+    return (left.conj() * right).real if jnp.iscomplexobj(left) else left * right

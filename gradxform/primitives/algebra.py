@@ -186,7 +186,13 @@ def _rules(who: str, part: Any, where: str) -> tuple[Rule, ...]:
         raise TypeError(f"{who}: the {where} must be a rule or a chain of rules, got {part!r}")
     for rule in part.rules:
         beyond = (rule.total, rule.advance, rule.options, rule.mask)
-        if rule.random or rule.extra or any(given is not None for given in beyond):
+        if (
+            rule.random
+            or rule.extra
+            or rule.exact
+            or rule.encloses
+            or any(given is not None for given in beyond)
+        ):
             raise TypeError(
                 f"{who}: {rule.name} in the {where} needs more than one array (a total over the tree, a "
                 f"random key, a mask, options or arguments of update); chain it before the {who}"

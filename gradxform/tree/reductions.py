@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gradxform.arithmetic import abs_squared, safe_sqrt
+from gradxform.sparse import RowSparse
 from gradxform.tree.leaves import like, wide
-from gradxform.trees import PyTree, map_leaves
+from gradxform.trees import PyTree, flatten, map_leaves
 
 
 def _total(
@@ -103,7 +104,8 @@ def norm(tree: PyTree, ord: int | str | float | None = None, squared: bool = Fal
       >>> tree.norm({"w": 3.0, "b": -4.0}).item(), tree.norm({"w": 3.0, "b": -4.0}, ord=1).item()
       (5.0, 7.0)
     """
-    leaves = jax.tree.leaves(tree)
+    rows = [leaf.coalesce().values if isinstance(leaf, RowSparse) else leaf for leaf in flatten(tree)[0]]
+    leaves = [leaf for leaf in rows if leaf is not None]
     widened = [wide(leaf) for leaf in leaves]
     if ord is None or ord == 2:
         value = jnp.asarray(sum([abs_squared(x) for x in widened]))

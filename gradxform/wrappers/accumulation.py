@@ -148,7 +148,7 @@ class MultiSteps(Wrapper):
             return updates, MultiStepsState(mini_step, step, inner, treedef.unflatten(new), skip_state)
 
         call = f"MultiSteps({show(every)})"
-        self = super().__new__(cls, call, opt, init, update, "inner_opt_state")
+        self = super().__new__(cls, call, opt, init, update, "inner_opt_state", passes=True)
         self._arguments = (opt, every, use_grad_mean, should_skip_update_fn, accumulator_dtype)  # type: ignore[attr-defined]
         return self  # type: ignore[return-value]
 

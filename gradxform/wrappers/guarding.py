@@ -125,7 +125,7 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
         total = jnp.where(finite, state.total_notfinite, next_count(state.total_notfinite))
         return updates, ApplyIfFiniteState(count, finite, total, inner_state)
 
-    return Wrapper(f"apply_if_finite({max_consecutive_errors})", inner, init, update)
+    return Wrapper(f"apply_if_finite({max_consecutive_errors})", inner, init, update, rows=True, passes=True)
 
 
 def conditionally_transform(
@@ -163,7 +163,7 @@ def conditionally_transform(
         )
         return updates, ConditionallyTransformState(inner_state, next_count(state.step))
 
-    return Wrapper("conditionally_transform", inner, init, update)
+    return Wrapper("conditionally_transform", inner, init, update, rows=True, passes=True)
 
 
 def conditionally_mask(
@@ -199,7 +199,7 @@ def conditionally_mask(
         updates, inner_state = run_if(condition, inner, grads, state.inner_state, params, extra, zeros)
         return updates, ConditionallyMaskState(next_count(state.step), inner_state)
 
-    return Wrapper("conditionally_mask", inner, init, update)
+    return Wrapper("conditionally_mask", inner, init, update, rows=True, passes=True)
 
 
 def skip_not_finite(

@@ -8,11 +8,49 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten
 
-from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
+from gradxform.sparse import RowSparse
+from gradxform.transformation import (
+    EmptyState,
+    GradientTransformation,
+    Params,
+    State,
+    Updates,
+    accepted_keywords,
+    init_empty_state,
+)
 from gradxform.trees import PyTree, check_inexact
 from gradxform.wrappers.wrapper import Wrapper, conform
 
-__all__ = ["SplitRealAndImaginaryArrays", "SplitRealAndImaginaryState", "flatten", "split_real_and_imaginary"]
+__all__ = [
+    "SplitRealAndImaginaryArrays",
+    "SplitRealAndImaginaryState",
+    "densify",
+    "flatten",
+    "split_real_and_imaginary",
+]
+
+
+def densify() -> GradientTransformation:
+    """Make whole arrays of row-sparse gradients, for what needs them.
+
+    Returns:
+      A `GradientTransformation` without state.
+
+    Example:
+      >>> import gradxform as gx
+      >>> import jax.numpy as jnp
+      >>> grad = gx.RowSparse(jnp.asarray([1]), jnp.asarray([2.0]), (3,))
+      >>> gx.densify().update({"table": grad}, gx.EmptyState())[0]["table"].tolist()
+      [0.0, 2.0, 0.0]
+    """
+
+    def update(grads: Updates, state: EmptyState, params: Params | None = None) -> tuple[Updates, EmptyState]:
+        def whole(leaf: Any) -> Any:
+            return leaf.to_dense() if isinstance(leaf, RowSparse) else leaf
+
+        return jax.tree.map(whole, grads, is_leaf=lambda node: isinstance(node, RowSparse)), state
+
+    return GradientTransformation(init_empty_state, update)
 
 
 def flatten(inner: GradientTransformation) -> Wrapper:

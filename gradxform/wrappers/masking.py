@@ -145,7 +145,7 @@ def _masked_foreign(
         )
         return treedef.unflatten(merged), MaskedState(inner_state)
 
-    return Wrapper("masked", inner, init, update)
+    return Wrapper("masked", inner, init, update, rows=True, passes=True)
 
 
 def partition(

@@ -1,12 +1,13 @@
 """A learning rate for any optimizer, found on the way."""
 
+from operator import add
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.arithmetic import compute_dtype, copy_of, next_count, real_dtype, safe_sqrt, sum_of_squares
+from gradxform.arithmetic import compute_dtype, copy_of, next_count, real_dtype, safe_sqrt, totals_of
 from gradxform.hyperparams import Scalar
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
 from gradxform.trees import map_leaves
@@ -99,7 +100,7 @@ def mechanize(
         steps, inner = base_optimizer.update(grads, state.base_optimizer_state, params, **accepted(extra))
         scale = state.s.sum()
         betas = (1 - 0.1 ** np.arange(1, num_betas + 1)).astype(state.s.dtype)
-        sums: Any = np.zeros(4, state.s.dtype)
+        sums: Any = (np.zeros((), state.s.dtype),) * 4
         leaves = [jax.tree.leaves(tree) for tree in (grads, params, state.x0)]
         for leaf in zip(*leaves, strict=True):
             sums = _add_products(sums, *leaf)
@@ -130,8 +131,8 @@ def _add_products(sums: Any, grad: Any, param: Any, start: Any) -> Any:
     dtype = compute_dtype(jnp.result_type(grad), jnp.result_type(param))
     grad, param = jnp.asarray(grad, dtype), jnp.asarray(param, dtype)
     back = start - param
-    products = (jnp.real(jnp.sum(jnp.conj(x) * back)) for x in (grad, param))
-    return sums + jnp.stack([sum_of_squares(grad), sum_of_squares(param), *products])
+    pairs = (grad, grad), (param, param), (grad, back), (param, back)
+    return tuple(map(add, sums, totals_of(*(jnp.real(jnp.conj(x) * y) for x, y in pairs))))
 
 
 @jax.jit

@@ -8,8 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import register_static
 
+from gradxform.arithmetic import compute_dtype
+from gradxform.chain import Chain, NamedChain
+from gradxform.rule import Lift
+from gradxform.sparse import RowSparse, on_values
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
-from gradxform.trees import PyTree, flatten, flatten_like
+from gradxform.trees import PyTree, flatten, flatten_like, refuse_rows
 
 __all__ = ["Wrapper", "conform", "no_steps", "run_if", "sum_over", "zeros"]
 
@@ -21,6 +25,13 @@ class Wrapper(GradientTransformation):
       call: how one would write it, without the inner transformation.
       inner: the inner transformation.
       field: where its state stands in the wrapper's; empty if it is the whole of it.
+
+    Args:
+      call, inner, field: the attributes.
+      init, update: the pair.
+      rows: whether it takes row-sparse gradients; otherwise they are refused by name.
+      passes: whether the inner updates are passed on as they are; otherwise none
+        can be exact, as those of `master_copy` are.
     """
 
     call: str
@@ -34,13 +45,17 @@ class Wrapper(GradientTransformation):
         init: Callable[[Params], State],
         update: Callable[..., tuple[Updates, State]],
         field: str = "inner_state",
+        rows: bool = False,
+        passes: bool = False,
     ) -> "Wrapper":
-        self = super().__new__(cls, init, update)
+        if not passes and (exact := _exact(inner)):
+            raise ValueError(f"{call}: {exact} must be the last part of all; chain it after the {call}")
+        self = super().__new__(cls, init, update if rows else _of_arrays(call, update))
         self.call, self.inner, self.field = call, inner, field
         return self
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        return self.call, self.inner, *self, self.field
+        return self.call, self.inner, *self, self.field, True, True
 
     def constants(self) -> list[tuple[str, str, Any]]:
         """The hyperparameters that the state does not hold: where its part's state stands, name and value."""
@@ -56,14 +71,44 @@ class Wrapper(GradientTransformation):
 register_static(Wrapper)
 
 
+def _of_arrays(who: str, update: Callable[..., tuple[Updates, State]]) -> Callable[..., Any]:
+    """The update, which refuses row-sparse gradients."""
+
+    def checked(
+        grads: Updates, state: State, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, State]:
+        for index, leaf in enumerate(flatten(grads)[0]):
+            refuse_rows(leaf, grads, index, root="grads", who=who)
+        return update(grads, state, params, **extra)
+
+    return checked
+
+
+def _exact(tx: Any) -> str:
+    """The name of the rule at its end whose update must not be rounded, if there is one."""
+    if isinstance(tx, Wrapper):
+        return _exact(tx.inner)
+    if isinstance(tx, Chain | NamedChain):
+        return _exact((*tx.parts.values(),)[-1] if isinstance(tx, NamedChain) else tx.parts[-1])
+    return tx.rules[-1].name if isinstance(tx, Lift) and tx.rules and tx.rules[-1].exact else ""
+
+
 def conform(tree: PyTree, like: PyTree) -> PyTree:
     """The tree with the dtypes of another one, so that it can stand in its place in a loop."""
 
     def cast(leaf: Any, reference: Any) -> Any:
-        dtype = jnp.result_type(reference)
-        return leaf if jnp.result_type(leaf) == dtype else jnp.asarray(leaf, dtype)
+        dtype = _dtype(reference)
+        return leaf if _dtype(leaf) == dtype else on_values(lambda array: jnp.asarray(array, dtype), leaf)
 
-    return jax.tree.map(cast, tree, like)
+    return jax.tree.map(cast, tree, like, is_leaf=_is_rows)
+
+
+def _is_rows(node: Any) -> bool:
+    return isinstance(node, RowSparse)
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if _is_rows(leaf) else jnp.result_type(leaf)
 
 
 def run_if(
@@ -80,9 +125,13 @@ def run_if(
 
     Only one of the two is computed. Updates have the parameters' dtypes
     (without parameters those of the tree `dtypes`, or of the gradients) and
-    the state keeps its own, whatever the inner transformation does.
+    the state keeps its own, whatever the inner transformation does; exact
+    updates stay as wide as they are.
     """
+    grads = jax.tree.map(lambda leaf: leaf.coalesce() if _is_rows(leaf) else leaf, grads, is_leaf=_is_rows)
     like = (grads if dtypes is None else dtypes) if params is None else _beside(grads, params)
+    if _exact(inner):
+        like = jax.tree.map(lambda leaf: jnp.zeros((), compute_dtype(_dtype(leaf))), like, is_leaf=_is_rows)
     known = accepted_keywords(inner.update)(extra)
 
     def run() -> tuple[Updates, State]:
@@ -110,7 +159,7 @@ def no_steps() -> jax.Array:
 
 def zeros(grads: Updates) -> Updates:
     """No update."""
-    return jax.tree.map(jnp.zeros_like, grads)
+    return jax.tree.map(lambda leaf: on_values(jnp.zeros_like, leaf), grads, is_leaf=_is_rows)
 
 
 def sum_over(tree: PyTree, term: Callable[[Any, Any], Any], start: Any) -> Any:

@@ -136,10 +136,10 @@ def main(arguments: list[str]) -> int:
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
     results, circumstances = Results(), _circumstances()
     status = pytest.main([str(HERE), "-m", "", "-q", "--benchmark-columns=median,iqr", *arguments], [results])
+    rows = results.rows()
+    print(circumstances, _table(rows), sep="\n\n", flush=True)
     if status != 0:
         return int(status)
-    rows = results.rows()
-    print(circumstances, _table(rows), sep="\n\n")
     if not arguments:
         PAGE.write_text(f"{INTRODUCTION}\n## Last results\n\n{circumstances}\n\n{_table(rows)}\n")
     return int(any(row[-1] != "yes" for row in rows))

@@ -85,8 +85,8 @@ def test_compiled_step(race: Any, stepping: Any, optimizer: str) -> None:
 
 @pytest.mark.parametrize(("what", "at_most"), [("trace", 0.5), ("step", 1.05)])
 def test_the_median(record_property: Any, what: str, at_most: float) -> None:
-    if not RATIOS[what]:
-        pytest.skip("no optimizer was measured")
+    if len(RATIOS[what]) < 2:
+        pytest.skip("it takes two optimizers to have a median")
     low, ratio, high = statistics.quantiles(RATIOS[what].values(), n=4)
     summary = {"name": f"{what}, median of {len(RATIOS[what])} optimizers", "rival": "Optax", "rounds": 1}
     spread = {"ratio": ratio, "low": low, "high": high, "target": f"at most {at_most:g}"}
