@@ -192,6 +192,7 @@ from gradxform.schedules import (
     warmup_stable_decay_schedule,
 )
 from gradxform.sparse import RowSparse
+from gradxform.sparse_gradients import sparse_value_and_grad
 from gradxform.storage.rounding import (
     compensated_sum,
     master_copy,

@@ -102,11 +102,12 @@ class Trainer:
     ) -> tuple[Params, State]:
         # The rate may be traced: any factory of any library takes it, and a grid is one program.
         tx = self.contestant.make(learning_rate)
+        value_and_grad = jax.value_and_grad if self.plan.whole else self.task.value_and_grad
 
         def step(carry: tuple[Params, State], indices: jax.Array) -> tuple[tuple[Params, State], None]:
             params, state = carry
             batch = self.task.train if self.plan.whole else take(self.task.train, indices)
-            grads = jax.grad(lambda params: _scalar(self.task.loss, params, batch))(params)
+            _, grads = value_and_grad(lambda params: _scalar(self.task.loss, params, batch))(params)
             updates, state = tx.update(grads, state, params)
             return (apply_updates(params, updates), state), None
 

@@ -60,6 +60,7 @@ def fit(
     progress: Any = None,
     on_nonfinite: Literal["raise", "continue"] = "raise",
     steps_per_call: int | None = None,
+    value_and_grad: Callable[..., Any] = jax.value_and_grad,
 ) -> FitResult:
     r"""Train: draw a batch :math:`B`, let `tx` make :math:`w \leftarrow w + u(\nabla J_B(w))`, and repeat.
 
@@ -103,6 +104,10 @@ def fit(
       steps_per_call: the most steps in a compiled call, by default 512, and 64
         for batches from an iterator. With 1 each arriving batch is learned
         from at once.
+      value_and_grad: what takes the gradients, called as
+        ``value_and_grad(fun, has_aux=True)``:
+        `gradxform.sparse_value_and_grad` for large embedding tables, or a
+        `functools.partial` of it, kept for the next `fit`.
 
     Returns:
       A `FitResult`: parameters, state and history. Ctrl-C ends the training
@@ -130,6 +135,10 @@ def fit(
         raise TypeError(f"fit: loss_fn must be a function, got {type(loss_fn).__name__}")
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
         raise TypeError(f"fit: tx must be a transformation with init and update, got {type(tx).__name__}")
+    if not callable(value_and_grad):
+        raise TypeError(
+            f"fit: value_and_grad must be a function like jax.value_and_grad, got {value_and_grad!r}"
+        )
     if on_nonfinite not in ("raise", "continue"):
         raise ValueError(f"fit: on_nonfinite must be 'raise' or 'continue', got {on_nonfinite!r}")
     for name, value, least in [
@@ -188,6 +197,7 @@ def fit(
         key if isinstance(key, jax.Array) else jax.random.key(0 if key is None else key),
         History(start=start) if history is None else history,
         start,
+        value_and_grad,
         raises=on_nonfinite == "raise",
     )
     if evaluate is None and not callbacks:
@@ -219,6 +229,7 @@ class _Run:
         key: jax.Array,
         before: History,
         start: int,
+        value_and_grad: Callable[..., Any],
         *,
         raises: bool,
     ) -> None:
@@ -228,7 +239,9 @@ class _Run:
         self.guard: Guard = "off"
         if raises:
             self.guard = "replay" if tree_bytes(self.carry) <= _KEEP_BELOW else "hold"
-        self.program = cache(lambda length: program(loss_fn, tx, source.plan, length, self.guard))
+        self.program = cache(
+            lambda length: program(loss_fn, tx, source.plan, length, self.guard, value_and_grad)
+        )
         self.compiled: set[Any] = set()
         self.records: list[Record] = []
         self.times: list[np.ndarray] = []

@@ -12,6 +12,7 @@ from gradxform.hyperparams import get_hyperparams
 from gradxform.training.batches import Batches, epoch_key, step_key, take
 from gradxform.transformation import GradientTransformation, Params, State, apply_updates
 from gradxform.trees import PyTree
+from gradxform.wrappers.loss_scaling import scale_loss
 
 __all__ = ["Carry", "Guard", "Outcome", "Program", "Record", "program", "start_order"]
 
@@ -83,6 +84,7 @@ def program(
     plan: Batches | None,
     length: int,
     guard: Guard,
+    value_and_grad: Callable[..., Any] = jax.value_and_grad,
 ) -> Program:
     """The compiled loop; the same arguments give the same program, so nothing is compiled twice.
 
@@ -93,14 +95,15 @@ def program(
         stack of batches along its leading axis.
       length: the most steps in a call.
       guard: what happens at a loss that is not finite.
+      value_and_grad: what takes the gradients.
 
     Returns:
       The program. Steps from `start` until `stop` are inputs, not part of it.
     """
     try:
-        return _program(loss_fn, tx, plan, length, guard)
+        return _program(loss_fn, tx, plan, length, guard, value_and_grad)
     except TypeError:  # a loss that cannot be hashed, such as a module with arrays
-        return _program.__wrapped__(loss_fn, tx, plan, length, guard)
+        return _program.__wrapped__(loss_fn, tx, plan, length, guard, value_and_grad)
 
 
 @lru_cache(maxsize=64)
@@ -110,13 +113,20 @@ def _program(
     plan: Batches | None,
     length: int,
     guard: Guard,
+    value_and_grad: Callable[..., Any],
 ) -> Program:
-    value_and_grad = jax.value_and_grad(_checked(loss_fn), has_aux=True)
+    loss_of = _checked(loss_fn)
+
+    def scaled(params: Params, state: State, batch: PyTree, key: jax.Array) -> tuple[jax.Array, Any]:
+        loss, metrics = loss_of(params, batch, key)
+        return scale_loss(loss, state), (loss, metrics)
+
+    differentiated = value_and_grad(scaled, has_aux=True)
 
     def step_on(
         params: Params, state: State, batch: PyTree, key: jax.Array
     ) -> tuple[Params, State, jax.Array, Record]:
-        (loss, metrics), grads = value_and_grad(params, batch, key)
+        (_, (loss, metrics)), grads = differentiated(params, state, batch, key)
         finite = jnp.bool_(True) if guard == "off" else jnp.isfinite(loss)
 
         def advanced() -> tuple[Params, State]:

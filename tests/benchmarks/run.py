@@ -51,9 +51,8 @@ class Results:
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call" and report.passed:
-            recorded = dict(report.user_properties)
-            self.races += [recorded["race"]] if "race" in recorded else []
-            self.sizes += [recorded["size"]] if "size" in recorded else []
+            self.races += [value for name, value in report.user_properties if name == "race"]
+            self.sizes += [value for name, value in report.user_properties if name == "size"]
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table's cells, without its head."""

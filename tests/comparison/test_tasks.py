@@ -1,18 +1,32 @@
 """The data: real, split without leaks, and standardized by the training split alone."""
 
+import functools
 import re
+from dataclasses import replace
 from pydoc_data.topics import topics
 
 import jax
 import numpy as np
 import pytest
 
+from gradxform.comparison.contestants import CONTESTANTS
+from gradxform.comparison.runner import Arena, Trainer
 from gradxform.comparison.tasks import TASKS, passages, stratified
 
 
 @pytest.fixture(scope="module", params=TASKS)
 def task(request):
     return TASKS[request.param]()
+
+
+def bag(task, split):
+    """Which of the words each passage of the text has; no word is said twice."""
+    vocabulary = jax.eval_shape(task.init, jax.random.key(0))["weights"].shape[0]
+    words = np.asarray(split["inputs"])
+    counts = np.zeros((len(words), vocabulary + 1))
+    np.add.at(counts, (np.arange(len(words))[:, None], words), 1)
+    assert set(np.unique(counts[:, :-1])) == {0, 1}
+    return counts[:, :-1].astype(np.float32)
 
 
 def test_splits_cover_the_data_and_share_the_classes(task):
@@ -32,10 +46,10 @@ def test_splits_cover_the_data_and_share_the_classes(task):
         np.testing.assert_allclose(inputs.std(0), 1, rtol=1e-4)
         assert abs(np.asarray(task.test["inputs"]).mean(0)).max() > 0.01
     if task.name == "text":
-        inputs = np.asarray(task.train["inputs"])
-        assert set(np.unique(inputs)) == {0.0, 1.0}
+        inputs = bag(task, task.train)
         assert inputs.sum(0).min() >= 2
         assert 5 < inputs.sum(1).mean() < 25
+        assert inputs.sum(1).max() == task.train["inputs"].shape[1] == 25
         assert labels.max() + 1 == 20
 
 
@@ -44,6 +58,44 @@ def test_loss_at_the_start_is_near_that_of_a_guess(task):
     loss, metrics = jax.jit(task.loss)(task.init(jax.random.key(0)), task.train)
     assert float(loss) == pytest.approx(np.log(classes), rel=1e-4 if task.name != "digits" else 0.3)
     assert 0 <= float(metrics["accuracy"]) <= 1
+
+
+def test_words_that_are_looked_up_are_the_bag_of_words_and_their_gradient_is_row_sparse():
+    task = TASKS["text"]()
+    batch = {name: values[:32] for name, values in task.train.items()}
+    random = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: random.normal(size=leaf.shape).astype(np.float32), task.init(jax.random.key(0))
+    )
+
+    def of_bags(params, bags):
+        logits = jax.nn.log_softmax(bags @ params["weights"] + params["bias"])
+        return -logits[np.arange(32), batch["labels"]].mean()
+
+    (loss, _), grads = jax.jit(task.value_and_grad(task.loss, has_aux=True))(params, batch)
+    expected, dense = jax.jit(jax.value_and_grad(of_bags))(params, bag(task, batch))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert grads["weights"].values.shape == (32 * 25, 20)
+    np.testing.assert_allclose(grads["weights"].to_dense(), dense["weights"], atol=1e-6)
+    np.testing.assert_allclose(grads["bias"], dense["bias"], atol=1e-6)
+
+
+def test_the_race_takes_the_tasks_own_gradients():
+    keys = jax.random.split(jax.random.key(1), 2)
+    ends = []
+    for task in (TASKS["text"](), replace(TASKS["text"](), value_and_grad=jax.value_and_grad)):
+        trainer = Trainer(Arena(task, 2), CONTESTANTS["adagrad"])
+        params = jax.eval_shape(task.init, keys[0])
+        order = jax.ShapeDtypeStruct((3, 32), np.int32)
+        traced = str(
+            jax.make_jaxpr(trainer._epoch)(0.1, params, trainer.contestant.make(0.1).init(params), order)
+        )
+        ends.append((trainer.train([0.1, 0.3], keys, 1)[0], "f32[800,20] = " in traced))
+    (sparse, has_rows), (dense, has_none) = ends
+    assert has_rows
+    assert not has_none
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), sparse, dense)
+    assert np.abs(sparse["weights"]).max() > 0.1
 
 
 def test_stratified_is_a_partition():

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import gradxform as gx
+from gradxform.sparse_gradients import sparse_value_and_grad
 from gradxform.training import FitResult, NonFiniteError, StopTraining, batches, fit
 from gradxform.training.batches import step_key
 from gradxform.training.program import program
@@ -444,6 +445,52 @@ def test_a_loss_that_cannot_be_hashed():
     assert program(squares, TX, None, 4, "off") is program(squares, TX, None, 4, "off")
 
 
+WORDS = {"words": RANDOM.integers(0, 30, (23, 3)), "y": Y}
+
+
+def of_words(params, batch):
+    error = params["table"][batch["words"]].sum(1) @ params["w"] - batch["y"]
+    return jnp.mean(error**2), {"largest": jnp.abs(error).max()}
+
+
+@pytest.mark.parametrize("on_nonfinite", ["raise", "continue"])
+@pytest.mark.parametrize("tx", [gx.sgd(0.05), gx.adagrad(0.2)], ids=["sgd", "adagrad"])
+def test_row_sparse_gradients_train_as_dense_ones_do(tx, on_nonfinite):
+    start = {"table": jnp.asarray(RANDOM.normal(size=(40, 2)), jnp.float32), "w": jnp.asarray([0.5, -1.0])}
+    how = {"batch_size": 5, "epochs": 6, "on_nonfinite": on_nonfinite}
+    dense = fit(of_words, start, WORDS, tx, **how)
+    sparse = fit(of_words, start, WORDS, tx, **how, value_and_grad=sparse_value_and_grad)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, sparse.params, dense.params)
+    jax.tree.map(close, sparse.state, dense.state)
+    close(sparse.history.loss, dense.history.loss)
+    close(sparse.history.metrics["largest"], dense.history.metrics["largest"])
+    assert np.abs(np.asarray(sparse.params["table"] - start["table"])[:30]).max() > 0.1
+    np.testing.assert_array_equal(sparse.params["table"][30:], start["table"][30:])
+
+
+def test_what_takes_the_gradients_is_part_of_the_program():
+    start = {"table": jnp.ones((40, 2)), "w": jnp.ones(2)}
+    calls = []
+
+    def counted(fun, has_aux):
+        calls.append(has_aux)
+        return sparse_value_and_grad(fun, has_aux=has_aux, tables={"table": True, "w": False})
+
+    ways = [counted, functools.partial(sparse_value_and_grad, tables={"table": True, "w": False})]
+    for way in [*ways, *ways]:
+        fit(of_words, start, WORDS, TX, steps=2, value_and_grad=way)
+    assert calls == [True]
+    again = [program(of_words, TX, None, 4, "off", way) for way in [*ways, *ways, jax.value_and_grad]]
+    assert again[:2] == again[2:4]
+    assert len(set(again)) == 3
+    with pytest.raises(TypeError, match=r"value_and_grad must be a function like jax.value_and_grad, got 3"):
+        fit(of_words, start, WORDS, TX, steps=2, value_and_grad=3)
+    everything = functools.partial(sparse_value_and_grad, tables=True)
+    with pytest.raises(TypeError, match=r"params\['w'\] is used by dot_general"):
+        fit(of_words, start, WORDS, TX, steps=2, value_and_grad=everything)
+
+
 def test_no_steps_return_what_came_in():
     result = fit(squares, START, DATA, TX, steps=0)
     assert isinstance(result, FitResult)
@@ -505,3 +552,20 @@ def test_a_result_brings_its_own_state():
     result = fit(squares, START, DATA, TX, steps=1)
     with pytest.raises(ValueError, match="its own state, start and key"):
         fit(squares, result, DATA, TX, steps=1, key=3)
+
+
+def test_the_loss_is_scaled_as_the_state_asks() -> None:
+    """A gradient below float16's smallest number arrives; the recorded loss is the true one."""
+    small = jnp.float16(1e-4)
+
+    def loss(params, batch):
+        factor = batch[0, 0]
+        return jnp.sum((params["w"] * factor) * factor).astype(jnp.float32) + 3.0
+
+    params = {"w": jnp.zeros(2, jnp.float16)}
+    tx = gx.dynamic_loss_scale(gx.chain(gx.sgd(1.0), gx.master_copy()), 2.0**15)
+    result = gx.fit(loss, params, jnp.full((4, 1), small), tx, steps=3)
+    master = result.state.inner_state.slots[-1].master["w"]
+    np.testing.assert_allclose(master, -3 * float(small) ** 2, rtol=5e-3)
+    np.testing.assert_allclose(result.history.loss, 3.0)
+    np.testing.assert_array_equal(result.history.hyperparams["loss_scale"], 2.0**15)

@@ -22,7 +22,7 @@ def test_gradients_too_small_for_float16_arrive() -> None:
     tx = gx.static_loss_scale(gx.chain(gx.sgd(1.0), gx.master_copy()), scale=2.0**15)
     state = tx.init(params)
     grads = jax.grad(lambda p: gx.scale_loss(loss(p), state))(params)
-    updates, state = tx.update(grads, state, params)
+    _, state = tx.update(grads, state, params)
     master = state.inner_state.slots[-1].master["w"]
     np.testing.assert_allclose(master, -(float(small) ** 2), rtol=2e-3)
 
