@@ -27,7 +27,7 @@ def sparse_value_and_grad(
     *,
     tables: Mask | None = None,
 ) -> Callable[..., tuple[Any, Any]]:
-    r"""`jax.value_and_grad` with row-sparse gradients for tables of which only rows are looked up.
+    r"""Like `jax.value_and_grad`, with row-sparse gradients for tables of which only rows are looked up.
 
     .. math::
       J(W) = f(W_{i_1}, \dots, W_{i_k}) \quad\Rightarrow\quad
