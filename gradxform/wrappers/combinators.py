@@ -368,7 +368,7 @@ def _with_products(rule: Rule, schedules: dict[str, Any]) -> Rule:
 
     def known(slots: DecayProductSlots, step: Step) -> Step:
         decays = {
-            name: Decay(value := getattr(step, name), product * value, step.t)
+            name: Decay(value := getattr(step, name), jnp.asarray(product, value.dtype) * value, step.t)
             for name, product in zip(schedules, slots.products, strict=True)
         }
         return Step({**vars(step), **decays})
