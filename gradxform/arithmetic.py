@@ -21,6 +21,7 @@ __all__ = [
     "debias",
     "ema_of",
     "next_count",
+    "safe_cbrt",
     "safe_divide",
     "safe_sqrt",
     "slot_like",
@@ -56,6 +57,8 @@ class Decay:
 
     def __mul__(self, other: Any) -> Any:
         return self.value * other
+
+    __rmul__ = __mul__
 
     def __rsub__(self, other: Any) -> Any:
         return other - self.value
@@ -191,6 +194,18 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
 def _safe_sqrt_jvp(primals: Any, tangents: Any) -> Any:
     root = safe_sqrt(primals[0])
     return root, jnp.where(root == 0, 0, safe_divide(tangents[0], 2 * root))
+
+
+@jax.custom_jvp
+def safe_cbrt(x: jax.Array) -> jax.Array:
+    r""":math:`\sqrt[3]{x}` whose derivative at 0 is 0 instead of infinity."""
+    return lax.cbrt(x)
+
+
+@safe_cbrt.defjvp
+def _safe_cbrt_jvp(primals: Any, tangents: Any) -> Any:
+    root = safe_cbrt(primals[0])
+    return root, jnp.where(root == 0, 0, safe_divide(tangents[0], 3 * root * root))
 
 
 def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:

@@ -1,11 +1,11 @@
 """Composing transformations: `chain`, `named_chain` and `identity`."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jax.tree_util import register_static
 
-from gradxform.rule import Lift, check_last, lift
+from gradxform.rule import Lift, lift
 from gradxform.transformation import (
     GradientTransformation,
     Params,
@@ -14,7 +14,7 @@ from gradxform.transformation import (
     accepted_keywords,
 )
 
-__all__ = ["Chain", "NamedChain", "chain", "identity", "named_chain"]
+__all__ = ["Chain", "NamedChain", "chain", "identity", "map_lifts", "named_chain"]
 
 
 class Chain(GradientTransformation):
@@ -28,7 +28,9 @@ class Chain(GradientTransformation):
 
     def __new__(cls, parts: tuple[GradientTransformation, ...]) -> "Chain":
         accepted = [accepted_keywords(part.update) for part in parts]
-        check_last(rule for part in parts[:-1] if isinstance(part, Lift) for rule in part.rules)
+        for part in parts[:-1]:
+            if exact := getattr(part, "exact_end", ""):
+                raise ValueError(f"{exact} must be the last part: what comes after it would round again")
 
         def init(params: Params) -> State:
             return tuple(part.init(params) for part in parts)
@@ -53,6 +55,11 @@ class Chain(GradientTransformation):
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return (self.parts,)
+
+    @property
+    def exact_end(self) -> str:
+        """The name of its last rule, if that one's update must not be rounded."""
+        return str(getattr(self.parts[-1], "exact_end", ""))
 
     def constants(self) -> list[tuple[str, str, Any]]:
         """The hyperparameters that the state does not hold: where its part's state stands, name and value."""
@@ -92,6 +99,12 @@ class NamedChain(GradientTransformation):
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return (self.parts,)
+
+    @property
+    def exact_end(self) -> str:
+        """The name of its last rule, if that one's update must not be rounded."""
+        *_, last = None, *self.parts.values()
+        return str(getattr(last, "exact_end", ""))
 
     def constants(self) -> list[tuple[str, str, Any]]:
         """The hyperparameters that the state does not hold: where its part's state stands, name and value."""
@@ -184,6 +197,21 @@ def named_chain(*parts: tuple[str, GradientTransformation]) -> NamedChain:
             raise ValueError(f"named_chain: the name {part[0]!r} comes twice")
         named[part[0]] = _check_part(part[0], part[1], "named_chain")
     return NamedChain(named)
+
+
+def map_lifts(
+    tx: GradientTransformation,
+    of_lift: Callable[[Lift], GradientTransformation],
+    of_other: Callable[[GradientTransformation], GradientTransformation],
+) -> GradientTransformation:
+    """The transformation with others in the place of its lifts, and of its parts that are none."""
+    if isinstance(tx, Lift):
+        return of_lift(tx)
+    if isinstance(tx, Chain):
+        return chain(*(map_lifts(part, of_lift, of_other) for part in tx.parts))
+    if isinstance(tx, NamedChain):
+        return NamedChain({name: map_lifts(part, of_lift, of_other) for name, part in tx.parts.items()})
+    return of_other(tx)
 
 
 def _flat(parts: tuple[Any, ...]) -> list[GradientTransformation]:

@@ -102,6 +102,8 @@ class Rule:
         finds the gradient that the first of them was given in ``step.entered``.
       exact: whether its update is left in the dtype that it was computed in, to
         be added to the parameter before anything is rounded. Nothing can come after it.
+      turns: whether it turns the direction round, from that of the gradient to
+        the one downhill, as the learning rate does.
       random: whether `update` draws from ``step.key``; then `hyperparams`
         has a ``key``.
       mask: which leaves the rule applies to: a tree of booleans, a prefix of
@@ -136,6 +138,7 @@ class Rule:
     batched: bool = False
     encloses: int = 0
     exact: bool = False
+    turns: bool = False
     random: bool = False
     mask: Mask | None = None
     group: str = ""
@@ -185,6 +188,11 @@ class Lift(GradientTransformation):
     def __getnewargs__(self) -> tuple[Any, ...]:  # to copy it, make it of its rules again
         return (self.rules,)
 
+    @property
+    def exact_end(self) -> str:
+        """The name of its last rule, if that one's update must not be rounded."""
+        return self.rules[-1].name if self.rules and self.rules[-1].exact else ""
+
     def constants(self) -> list[tuple[str, str, Any]]:
         """The hyperparameters that the state does not hold: where its state stands, name and value."""
         resolver = Resolver(self.rules)
@@ -232,13 +240,6 @@ def squared_norm(grad: Any, slots: Slots, param: Any, step: Step) -> Any:
     return sum_of_squares(grad)
 
 
-def check_last(rules: Iterable[Rule]) -> None:
-    """Raise if one of these rules, after which others come, has to be the last."""
-    for rule in rules:
-        if rule.exact:
-            raise ValueError(f"{rule.name} must be the last part: what comes after it would round again")
-
-
 class _Walk:
     """The one place that walks a pytree for rules."""
 
@@ -246,7 +247,9 @@ class _Walk:
         self.rules = rules
         self.who = " + ".join(rule.name for rule in rules) or "identity"
         self.resolver = Resolver(rules)
-        check_last(rules[:-1])
+        for rule in rules[:-1]:
+            if rule.exact:
+                raise ValueError(f"{rule.name} must be the last part: what comes after it would round again")
         # What follows a batched rule is not stacked with it.
         starts = {i for i, rule in enumerate(rules) if i == 0 or rule.alone or rules[i - 1].batched}
         self.kept = _kept(rules, starts)
@@ -322,12 +325,10 @@ class _Walk:
         ]
         count, scheduled = self.resolver.advance(state.count)
         values = {**self.resolver.arrays, **state.tunables, **scheduled, "count": state.count}
+        places = np.arange(len(leaves), dtype=np.uint32)
         for rule, names in zip(self.rules, self.resolver.names, strict=True):
             if rule.random:  # the keys of all leaves at once: hashed one by one they cost a kernel each
-                key = names["key"]
-                values[key] = _keys_of_leaves(
-                    values[key], state.count, np.arange(len(leaves), dtype=np.uint32)
-                )
+                values[names["key"]] = _keys_of_leaves(values[names["key"]], state.count, places)
         dtypes = [
             None if grad is None else _dtype_of(grad if param is None else param)
             for grad, param in zip(leaves, originals, strict=True)
@@ -438,10 +439,20 @@ class _Work(NamedTuple):
     options: tuple[Any, ...]
     out: Any
 
+    @property
+    def arrays(self) -> tuple[Any, list[Slots], Any, dict[int, Any]]:
+        """What the rules are run on."""
+        return self.grad, self.slots, self.param, self.entered
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What is compiled in."""
+        return self.applies, self.options, self.out
+
     def alike(self) -> Any:
         """Equal for leaves that can be stacked."""
-        kinds = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(self[1:5])]
-        return (*kinds, self.param is None, *self[5:])
+        shapes = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(self.arrays)]
+        return (*shapes, self.param is None, *self.kind)
 
 
 class _Run:
@@ -500,18 +511,18 @@ class _Run:
         if len(group) == 1:
             # Which leaf it is, a rule knows only to draw its random key from it.
             position: dict[str, Any] = {"leaf": np.uint32(first.place)} if random else {}
-            leaf = self.leaf(*first[5:])
-            return [leaf(*first[1:5], {**inputs, **position})]
+            leaf = self.leaf(*first.kind)
+            return [leaf(*first.arrays, {**inputs, **position})]
         position = {"leaf": np.asarray([item.place for item in group], np.uint32)} if random else {}
-        arrays = [item[1:5] for item in group]
-        result: list[tuple[Any, list[Slots]]] = self.stack(*first[5:])(arrays, inputs, position)
+        arrays = [item.arrays for item in group]
+        result: list[tuple[Any, list[Slots]]] = self.stack(*first.kind)(arrays, inputs, position)
         return result
 
     def _add_to_total(self, total: Any, grad: Any, slots: Slots, param: Any, inputs: dict[str, Any]) -> Any:
         rule = self.rules[0]
         assert rule.total is not None
         if isinstance(grad, RowSparse):
-            slots, param, grad = _rows_of(grad, rule.name, slots), _rows_of(grad, "", param), grad.values
+            grad, slots, param = _touched(grad, slots, param, rule.name)
         dtype = _compute_dtype(grad, param)
         wide_param = None if param is None else _cast(param, dtype)
         step = self._step(0, inputs, real_dtype(dtype))
@@ -551,9 +562,9 @@ class _Run:
         ) -> Any:
             if not isinstance(grad, RowSparse):
                 return update_array(grad, slots, param, entered, values)
-            touched = _rows_of(grad, " + ".join(rule.name for rule in self.rules), slots)
+            touched = _touched(grad, slots, param, " + ".join(rule.name for rule in self.rules))
             before = {start: leaf.values for start, leaf in entered.items()}
-            update, new = update_array(grad.values, touched, _rows_of(grad, "", param), before, values)
+            update, new = update_array(*touched, before, values)
             return grad.with_values(update), jax.tree.map(
                 lambda old, rows: grad.put(old, rows) if jnp.ndim(old) else rows, slots, new
             )
@@ -640,8 +651,8 @@ def _keys_of_leaves(key: Any, count: Any, leaves: Any) -> Any:
     return jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, count)))(leaves)
 
 
-def _rows_of(grad: RowSparse, who: str, tree: Any) -> Any:
-    """The rows of slots or a parameter that a row-sparse gradient touches; a single number is whole."""
+def _touched(grad: RowSparse, slots: Any, param: Any, who: str) -> tuple[Any, Any, Any]:
+    """The rows that a row-sparse gradient touches: its own, the slots' and the parameter's."""
 
     def rows(array: Any) -> Any:
         if jnp.ndim(array) and array.shape[0] != grad.shape[0]:
@@ -649,9 +660,9 @@ def _rows_of(grad: RowSparse, who: str, tree: Any) -> Any:
                 f"{who}: a slot of shape {array.shape} has no rows that go with the {grad.shape[0]} of a "
                 "row-sparse gradient; put densify() before it in the chain"
             )
-        return grad.take(array) if jnp.ndim(array) else array
+        return grad.take(array) if jnp.ndim(array) else array  # a single number is for all rows
 
-    return jax.tree.map(rows, tree)
+    return grad.values, jax.tree.map(rows, slots), None if param is None else grad.take(param)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 
-__all__ = ["RowSparse", "on_values", "shape_of"]
+__all__ = ["RowSparse", "is_row_sparse", "map_values", "on_values", "shape_of"]
 
 
 @register_pytree_with_keys_class
@@ -196,6 +196,16 @@ def _check_integers(indices: Any) -> None:
             f"RowSparse: indices of dtype {dtype}. Arithmetic on trees reaches the indices too: do it on "
             "the values, or call densify first."
         )
+
+
+def is_row_sparse(node: Any) -> bool:
+    """Whether it is a `RowSparse`; what to give as `is_leaf`."""
+    return isinstance(node, RowSparse)
+
+
+def map_values(function: Callable[[Any], Any], tree: Any) -> Any:
+    """`function` of all arrays of a tree, and of the values of those that are row-sparse."""
+    return jax.tree.map(lambda leaf: on_values(function, leaf), tree, is_leaf=is_row_sparse)
 
 
 def on_values(function: Callable[[Any], Any], leaf: Any) -> Any:

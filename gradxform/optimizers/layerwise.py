@@ -139,7 +139,7 @@ def fromage(learning_rate: Hyperparam, min_norm: Hyperparam = 1e-6) -> GradientT
 
     equation = "u = (w − learning_rate · g) / √(1 + learning_rate²) − w"
     hyperparams = {"learning_rate": learning_rate}
-    step_and_shrink = Rule(
-        "step_and_shrink", update, hyperparams=hyperparams, equation=equation, needs_params=True
+    rule = Rule(
+        "step_and_shrink", update, hyperparams=hyperparams, equation=equation, needs_params=True, turns=True
     )
-    return chain(scale_by_trust_ratio(min_norm), lift(step_and_shrink))
+    return chain(scale_by_trust_ratio(min_norm), lift(rule))

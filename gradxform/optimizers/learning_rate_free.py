@@ -541,6 +541,7 @@ def _momo(
             shared=MomoNumbers(0.0, 0.0, lower_bound, 0.0),
             advance=advance,
             extra=("value",),
+            turns=True,
         )
     )
 
@@ -568,6 +569,7 @@ def _estimating(
             total=total,
             shared=DistanceNumbers(first, 0.0),
             advance=advance,
+            turns=True,
         )
     )
 

@@ -4,9 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from gradxform.arithmetic import abs_squared, copy_of, next_count, safe_divide, slot_like
+from gradxform.arithmetic import abs_squared, copy_of, next_count, safe_cbrt, safe_divide, slot_like
 from gradxform.chain import chain
 from gradxform.hyperparams import Hyperparam, Scalar, nonnegative, positive, unit
 from gradxform.optimizers.gradient_descent import sgd
@@ -293,12 +292,12 @@ def scale_by_madgrad(learning_rate: Hyperparam, momentum: Hyperparam = 0.9, eps:
     def update(grad: Any, slots: MadgradSlots, param: Any, step: Step) -> tuple[Any, MadgradSlots]:
         weight = (step.learning_rate + step.eps) * jnp.sqrt(step.t)
         squares, total = slots.grad_sum_sq + weight * abs_squared(grad), slots.s + weight * grad
-        target = slots.x0 - total / (_cube_root(squares) + step.eps)
+        target = slots.x0 - total / (safe_cbrt(squares) + step.eps)
         return (1 - step.momentum) * (target - param), MadgradSlots(squares, total, slots.x0)
 
     equation = "s ← s + λ · g, ν ← ν + λ · g², u = (1 − momentum) · (w₀ − s / (∛ν + eps) − w)"
     hyperparams = {"learning_rate": learning_rate, "momentum": unit(momentum), "eps": positive(eps)}
-    return lift(Rule("scale_by_madgrad", update, init, hyperparams, equation, needs_params=True))
+    return lift(Rule("scale_by_madgrad", update, init, hyperparams, equation, needs_params=True, turns=True))
 
 
 def madgrad(
@@ -330,17 +329,6 @@ def madgrad(
       -2.0
     """
     return chain(decay(weight_decay), scale_by_madgrad(learning_rate, momentum, eps))
-
-
-@jax.custom_jvp
-def _cube_root(x: jax.Array) -> jax.Array:
-    return lax.cbrt(x)
-
-
-@_cube_root.defjvp
-def _cube_root_jvp(primals: Any, tangents: Any) -> Any:
-    root = _cube_root(primals[0])
-    return root, jnp.where(root == 0, 0, safe_divide(tangents[0], 3 * root * root))
 
 
 def _warming_up(learning_rate: Hyperparam, steps: int | None) -> Hyperparam:

@@ -304,7 +304,7 @@ def scale_by_cocob(alpha: Hyperparam = 100.0, eps: Scalar = 1e-8) -> Lift:
 
     equation = "w ← w₀ + θ · (L + R) / (L · max(G + L, alpha · L))"
     hyperparams = {"alpha": positive(alpha)}
-    return lift(Rule("scale_by_cocob", update, init, hyperparams, equation, needs_params=True))
+    return lift(Rule("scale_by_cocob", update, init, hyperparams, equation, needs_params=True, turns=True))
 
 
 def _start(param: Any) -> StartSlots:

@@ -34,7 +34,9 @@ def scale(step_size: Hyperparam) -> Lift:
     def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
         return times(step.step_size, grad), slots
 
-    return lift(Rule("scale", update, hyperparams={"step_size": step_size}, equation="u = step_size · g"))
+    turns = isinstance(step_size, int | float) and step_size < 0
+    hyperparams = {"step_size": step_size}
+    return lift(Rule("scale", update, hyperparams=hyperparams, equation="u = step_size · g", turns=turns))
 
 
 def scale_by_learning_rate(learning_rate: Hyperparam, *, flip_sign: bool = True) -> Lift:
@@ -63,7 +65,8 @@ def scale_by_learning_rate(learning_rate: Hyperparam, *, flip_sign: bool = True)
 
     equation = f"u = {'−' if flip_sign else ''}learning_rate · g"
     hyperparams = {"learning_rate": learning_rate}
-    return lift(Rule("scale_by_learning_rate", update, hyperparams=hyperparams, equation=equation))
+    name = "scale_by_learning_rate"
+    return lift(Rule(name, update, hyperparams=hyperparams, equation=equation, turns=flip_sign))
 
 
 def scale_by_schedule(step_size_fn: Schedule | Tunable) -> Lift:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.arithmetic import Decay, safe_divide, safe_sqrt, slot_like, sum_of_squares
-from gradxform.chain import Chain, NamedChain, chain
+from gradxform.chain import chain, map_lifts
 from gradxform.hyperparams import Hyperparam, Schedule, Tunable, fraction, nonnegative, positive, unit
 from gradxform.primitives.decay import add_decayed_weights
 from gradxform.rule import Lift, Mask, Rule, Slots, Step, lift
@@ -50,7 +50,9 @@ def cautious(tx: GradientTransformation, *, rescale: bool = True, floor: Hyperpa
 
     :math:`g` is the gradient that `tx` was given, :math:`u` what it makes of it
     before weight decay and the learning rate, which stay as they are;
-    :math:`\bar\varphi` is the share of the leaf's elements that agree.
+    :math:`\bar\varphi` is the share of the leaf's elements that agree. Where
+    :math:`u` already points downhill, as a rule says by its `turns`, agreeing
+    is :math:`u g < 0`.
 
     Args:
       tx: an optimizer made of rules.
@@ -77,9 +79,11 @@ def cautious(tx: GradientTransformation, *, rescale: bool = True, floor: Hyperpa
       0.0
     """
     rules, start = _direction("cautious", tx)
+    downhill = sum(rule.turns for rule in rules[:start]) % 2 == 1
 
     def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
-        agrees = ((grad * jnp.conj(step.entered)).real > 0).astype(grad.real.dtype)
+        along = (grad * jnp.conj(step.entered)).real
+        agrees = ((along < 0) if downhill else (along > 0)).astype(grad.real.dtype)
         share = jnp.maximum(agrees.mean(), step.floor) if rescale and agrees.size else 1
         return grad * (agrees / share), slots
 
@@ -232,7 +236,7 @@ def decay_schedule(tx: GradientTransformation, **schedules: Schedule | Tunable) 
         found.update(own)
         return _with_products(rule, own) if own else rule
 
-    changed = _map_rules(tx, scheduled)
+    changed = map_lifts(tx, lambda part: lift(*map(scheduled, part.rules)), lambda part: part)
     for name, value in schedules.items():
         if not callable(value) and not isinstance(value, Tunable):
             raise TypeError(
@@ -390,14 +394,3 @@ def _with_products(rule: Rule, schedules: dict[str, Any]) -> Rule:
         total=total if rule.total else None,
         hyperparams={**rule.hyperparams, **schedules},
     )
-
-
-def _map_rules(tx: GradientTransformation, function: Callable[[Rule], Rule]) -> GradientTransformation:
-    """The transformation with other rules in the place of its own."""
-    if isinstance(tx, Lift):
-        return lift(*map(function, tx.rules))
-    if isinstance(tx, Chain):
-        return Chain(tuple(_map_rules(part, function) for part in tx.parts))
-    if isinstance(tx, NamedChain):
-        return NamedChain({name: _map_rules(part, function) for name, part in tx.parts.items()})
-    return tx

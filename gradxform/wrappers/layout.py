@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten
 
-from gradxform.sparse import RowSparse
+from gradxform.sparse import RowSparse, is_row_sparse
 from gradxform.transformation import (
     EmptyState,
     GradientTransformation,
@@ -48,7 +48,7 @@ def densify() -> GradientTransformation:
         def whole(leaf: Any) -> Any:
             return leaf.to_dense() if isinstance(leaf, RowSparse) else leaf
 
-        return jax.tree.map(whole, grads, is_leaf=lambda node: isinstance(node, RowSparse)), state
+        return jax.tree.map(whole, grads, is_leaf=is_row_sparse), state
 
     return GradientTransformation(init_empty_state, update)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gradxform.arithmetic import compute_dtype, next_count
 from gradxform.hyperparams import Scalar
-from gradxform.sparse import RowSparse, on_values
+from gradxform.sparse import map_values
 from gradxform.transformation import GradientTransformation, Params, State, Updates
 from gradxform.trees import PyTree
 from gradxform.wrappers.wrapper import Wrapper, no_steps, run_if, zeros
@@ -193,9 +193,7 @@ def _unscale(grads: PyTree, scale: Any) -> tuple[PyTree, Any]:
         wide = jnp.asarray(leaf, compute_dtype(jnp.result_type(leaf)))
         return wide / scale.astype(wide.real.dtype)
 
-    unscaled = jax.tree.map(
-        lambda leaf: on_values(over, leaf), grads, is_leaf=lambda node: isinstance(node, RowSparse)
-    )
+    unscaled = map_values(over, grads)
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(unscaled)]
     return unscaled, jnp.all(jnp.stack(finite)) if finite else jnp.bool_(True)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gradxform.chain import Chain, NamedChain, chain
+from gradxform.chain import chain, map_lifts
 from gradxform.primitives.scaling import set_to_zero
 from gradxform.rule import Lift, Mask, lift, of_params, resolve_mask
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
@@ -67,7 +67,7 @@ def masked(
 def _masked(
     inner: GradientTransformation, mask: Mask, group: str, mask_extra_args: bool
 ) -> GradientTransformation:
-    if isinstance(inner, Lift):
+    def of_lift(inner: Lift) -> Lift:
         # One mask for all rules that had the same one, so that it is resolved once.
         both = {id(rule.mask): _both(rule.mask, mask) for rule in inner.rules}
         return lift(
@@ -80,13 +80,8 @@ def _masked(
                 for rule in inner.rules
             )
         )
-    if isinstance(inner, Chain):
-        return chain(*(_masked(part, mask, group, mask_extra_args) for part in inner.parts))
-    if isinstance(inner, NamedChain):
-        return NamedChain(
-            {name: _masked(part, mask, group, mask_extra_args) for name, part in inner.parts.items()}
-        )
-    return _masked_foreign(inner, mask, mask_extra_args)
+
+    return map_lifts(inner, of_lift, lambda part: _masked_foreign(part, mask, mask_extra_args))
 
 
 def _both(first: Mask | None, second: Mask) -> Mask:

@@ -9,9 +9,7 @@ from jax import lax
 from jax.tree_util import register_static
 
 from gradxform.arithmetic import compute_dtype
-from gradxform.chain import Chain, NamedChain
-from gradxform.rule import Lift
-from gradxform.sparse import RowSparse, on_values
+from gradxform.sparse import RowSparse, is_row_sparse, map_values, on_values
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
 from gradxform.trees import PyTree, flatten, flatten_like, refuse_rows
 
@@ -48,7 +46,7 @@ class Wrapper(GradientTransformation):
         rows: bool = False,
         passes: bool = False,
     ) -> "Wrapper":
-        if not passes and (exact := _exact(inner)):
+        if not passes and (exact := getattr(inner, "exact_end", "")):
             raise ValueError(f"{call}: {exact} must be the last part of all; chain it after the {call}")
         self = super().__new__(cls, init, update if rows else _of_arrays(call, update))
         self.call, self.inner, self.field = call, inner, field
@@ -56,6 +54,11 @@ class Wrapper(GradientTransformation):
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return self.call, self.inner, *self, self.field, True, True
+
+    @property
+    def exact_end(self) -> str:
+        """The name of the last rule within, if that one's update must not be rounded."""
+        return str(getattr(self.inner, "exact_end", ""))
 
     def constants(self) -> list[tuple[str, str, Any]]:
         """The hyperparameters that the state does not hold: where its part's state stands, name and value."""
@@ -84,15 +87,6 @@ def _of_arrays(who: str, update: Callable[..., tuple[Updates, State]]) -> Callab
     return checked
 
 
-def _exact(tx: Any) -> str:
-    """The name of the rule at its end whose update must not be rounded, if there is one."""
-    if isinstance(tx, Wrapper):
-        return _exact(tx.inner)
-    if isinstance(tx, Chain | NamedChain):
-        return _exact((*tx.parts.values(),)[-1] if isinstance(tx, NamedChain) else tx.parts[-1])
-    return tx.rules[-1].name if isinstance(tx, Lift) and tx.rules and tx.rules[-1].exact else ""
-
-
 def conform(tree: PyTree, like: PyTree) -> PyTree:
     """The tree with the dtypes of another one, so that it can stand in its place in a loop."""
 
@@ -100,15 +94,11 @@ def conform(tree: PyTree, like: PyTree) -> PyTree:
         dtype = _dtype(reference)
         return leaf if _dtype(leaf) == dtype else on_values(lambda array: jnp.asarray(array, dtype), leaf)
 
-    return jax.tree.map(cast, tree, like, is_leaf=_is_rows)
-
-
-def _is_rows(node: Any) -> bool:
-    return isinstance(node, RowSparse)
+    return jax.tree.map(cast, tree, like, is_leaf=is_row_sparse)
 
 
 def _dtype(leaf: Any) -> Any:
-    return leaf.dtype if _is_rows(leaf) else jnp.result_type(leaf)
+    return leaf.dtype if isinstance(leaf, RowSparse) else jnp.result_type(leaf)
 
 
 def run_if(
@@ -128,10 +118,12 @@ def run_if(
     the state keeps its own, whatever the inner transformation does; exact
     updates stay as wide as they are.
     """
-    grads = jax.tree.map(lambda leaf: leaf.coalesce() if _is_rows(leaf) else leaf, grads, is_leaf=_is_rows)
+    grads = jax.tree.map(
+        lambda leaf: leaf.coalesce() if isinstance(leaf, RowSparse) else leaf, grads, is_leaf=is_row_sparse
+    )
     like = (grads if dtypes is None else dtypes) if params is None else _beside(grads, params)
-    if _exact(inner):
-        like = jax.tree.map(lambda leaf: jnp.zeros((), compute_dtype(_dtype(leaf))), like, is_leaf=_is_rows)
+    if getattr(inner, "exact_end", ""):
+        like = map_values(lambda array: jnp.zeros((), compute_dtype(jnp.result_type(array))), like)
     known = accepted_keywords(inner.update)(extra)
 
     def run() -> tuple[Updates, State]:
@@ -159,7 +151,7 @@ def no_steps() -> jax.Array:
 
 def zeros(grads: Updates) -> Updates:
     """No update."""
-    return jax.tree.map(lambda leaf: on_values(jnp.zeros_like, leaf), grads, is_leaf=_is_rows)
+    return map_values(jnp.zeros_like, grads)
 
 
 def sum_over(tree: PyTree, term: Callable[[Any, Any], Any], start: Any) -> Any:

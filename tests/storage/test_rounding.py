@@ -140,6 +140,10 @@ def test_nothing_comes_after_them_and_guards_let_them_through() -> None:
         for after in (gx.scale(0.5), optax.scale(0.5)):
             with pytest.raises(ValueError, match=r"must be the last part: what comes after it would round"):
                 gx.chain(gx.sgd(0.1), last, after)
+        within = gx.apply_if_finite(gx.chain(gx.sgd(0.1), last), 3)
+        for parts in ([within, gx.scale(0.5)], [gx.named_chain(("all", within)), optax.scale(0.5)]):
+            with pytest.raises(ValueError, match="must be the last part"):
+                gx.chain(*parts)
         with pytest.raises(ValueError, match=r"lookahead.*must be the last part of all"):
             gx.lookahead(gx.chain(gx.sgd(0.1), last), 5, 0.5)
     exact = 1 - 1e-3 * STEPS

@@ -1,5 +1,6 @@
 """What can be done to any optimizer: each against its paper in NumPy, or another way to the same."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from catalogue import assert_close, example_grads, example_params, run
+from catalogue import CATALOGUE, Entry, assert_close, example_grads, example_params, run
 
 import gradxform as gx
+from gradxform.rule import Lift
 
 STEPS = 4
 
@@ -97,6 +99,30 @@ def test_cautious_is_one_walk_and_says_what_it_cannot_wrap() -> None:
         gx.cautious(parts)
 
 
+ONE_RUN = [
+    entry
+    for entry in CATALOGUE
+    if isinstance(tx := entry.make(), Lift) and all(rule.mask is None for rule in tx.rules)
+]
+
+
+@pytest.mark.parametrize("entry", [pytest.param(e, id=e.name) for e in ONE_RUN if e.descends])
+def test_a_cautious_optimizer_still_goes_downhill(entry: Entry) -> None:
+    """Wherever it turns the sign: before its momentum, at its end, or by a rule of its own."""
+    params, grads = example_params(), example_grads(2)
+
+    def updates_of(tx: Any) -> list[Any]:
+        return run(gx.GradientTransformation(tx.init, partial(tx.update, value=2.0)), params, grads)[0]
+
+    moved = [any(np.any(leaf) for leaf in jax.tree.leaves(update)) for update in updates_of(entry.make())]
+    assert any(moved)
+    for update, grad, moves in zip(updates_of(gx.cautious(entry.make())), grads, moved, strict=True):
+        slope = sum(
+            float(jnp.vdot(*pair)) for pair in zip(*map(jax.tree.leaves, (update, grad)), strict=True)
+        )
+        assert slope < 0 or not moves
+
+
 def test_mars_adamw_is_the_papers() -> None:
     grads = numbers(1)
     gamma, b1, b2 = 0.025, 0.95, 0.99
@@ -161,6 +187,28 @@ def test_a_constant_schedule_changes_nothing(make: Any) -> None:
     grads = numbers(5)
     tx = gx.decay_schedule(make(0.5), b1=lambda count: 0.8)
     np.testing.assert_allclose(updates_of(tx, grads), updates_of(make(0.8), grads), rtol=1e-4, atol=1e-6)
+
+
+def decays_of(tx: Any) -> dict[str, float]:
+    """The decays that are numbers, by name."""
+    found: dict[str, set[Any]] = {}
+    for rule in tx.rules:
+        for name in {"b1", "b2", "b3", "decay", "rho", "beta3"} & rule.hyperparams.keys():
+            found.setdefault(name, set()).add(rule.hyperparams[name])
+    # Where two rules differ under one name, one schedule cannot be both; 1 is a sum, and no average.
+    single = {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
+    return {name: value for name, value in single.items() if isinstance(value, float) and value < 1}
+
+
+@pytest.mark.parametrize("entry", [pytest.param(e, id=e.name) for e in ONE_RUN if decays_of(e.make())])
+def test_the_decay_it_has_as_a_schedule_changes_nothing(entry: Entry) -> None:
+    """Whatever a rule does with its decays, a schedule that stays is the number itself."""
+    tx, params, grads = entry.make(), example_params(), example_grads(3)
+    decays = decays_of(tx)
+    scheduled = gx.decay_schedule(tx, **{name: lambda count, v=value: v for name, value in decays.items()})
+    told = [gx.GradientTransformation(t.init, partial(t.update, value=2.0)) for t in (scheduled, tx)]
+    for pair in zip(*(run(each, params, grads)[0] for each in told), strict=True):
+        assert_close(*pair, rtol=2e-3, atol=1e-5)  # the number's own correction has more digits
 
 
 def test_a_tunable_decay_is_set_and_a_wrong_name_is_told() -> None:
