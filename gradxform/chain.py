@@ -223,7 +223,8 @@ def _flat(parts: tuple[Any, ...]) -> list[GradientTransformation]:
 
 def _check_part(place: int | str, part: Any, who: str) -> GradientTransformation:
     if callable(getattr(part, "init", None)) and callable(getattr(part, "update", None)):
-        return part  # type: ignore[no-any-return]
+        known: GradientTransformation = part
+        return known
     name = getattr(part, "__name__", None)
     hint = f"; did you mean {name}(...)?" if callable(part) and name else ""
     raise TypeError(f"{who}: part {place!r} is no transformation (init, update) but {part!r}{hint}")

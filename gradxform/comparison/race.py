@@ -135,7 +135,8 @@ def _diverged(losses: np.ndarray) -> np.ndarray:
 def _sensitivity(rates: Sequence[float], ends: Evaluation) -> Sensitivity:
     def mean(losses: np.ndarray) -> list[float]:
         with np.errstate(invalid="ignore", over="ignore"):  # of a diverged run
-            return losses.reshape(-1, len(rates)).mean(0, dtype=float).tolist()  # type: ignore[no-any-return]
+            means: list[float] = losses.reshape(-1, len(rates)).mean(0, dtype=float).tolist()
+        return means
 
     validation = mean(ends.validation_loss[:, -1])
     diverged: Any = _diverged(ends.train_loss).reshape(-1, len(rates))

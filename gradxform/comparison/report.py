@@ -4,6 +4,7 @@ import csv
 import html
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -98,29 +99,32 @@ class Noise:
     algorithm: str
 
 
-class Table:
+class Table(ABC):
     """A report as a table: in the terminal, in a notebook, as CSV and as JSON."""
 
+    @abstractmethod
     def records(self) -> list[dict[str, Any]]:
         """The rows as dictionaries, in full precision."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _cells(self) -> tuple[list[str], list[list[str]]]:
-        raise NotImplementedError
+        """The head and the rows, as text."""
 
+    @abstractmethod
     def _title(self) -> str:
-        raise NotImplementedError
+        """What stands above the table."""
 
+    @abstractmethod
     def _notes(self) -> str:
-        raise NotImplementedError
+        """What stands below it."""
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """All of the report in plain Python values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plot(self, folder: str | Path) -> list[Path]:
         """Draw the pictures into `folder`; returns their files."""
-        raise NotImplementedError
 
     def to_json(self) -> str:
         """All of the report as JSON; what is not a finite number is ``null``."""

@@ -138,7 +138,8 @@ class Trainer:
             self._group(learning_rates[at : at + lanes], keys[at : at + lanes], epochs, after_epoch)
             for at in range(0, len(keys), lanes)
         ]
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *groups)  # type: ignore[no-any-return]
+        together: tuple[Params, Evaluation] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *groups)
+        return together
 
     def _group(
         self, learning_rates: Sequence[float], keys: jax.Array, epochs: int, after_epoch: Callable[[], None]

@@ -263,7 +263,7 @@ def dadapt_adamw(
 
     def update(grad: Any, slots: DAdaptSlots, param: Any, step: Step) -> tuple[Any, DAdaptSlots]:
         new = moments(grad, slots, step)
-        direction = safe_divide(new.exp_avg, safe_sqrt(new.exp_avg_sq) + step.eps)
+        direction = safe_divide(new.exp_avg, safe_sqrt(new.exp_avg_sq) + step.eps, step.eps)
         decayed = 0 if is_zero(weight_decay) else step.weight_decay * _length(step) * param
         return -(decayed + direction), new
 
@@ -472,7 +472,7 @@ def momo_adam(
         average = ema_of(slots.exp_avg, grad, step.b1)
         squares = ema_of(slots.exp_avg_sq, abs_squared(grad), step.b2)
         root = safe_sqrt(debias(squares, step.b2, step.t)) + step.eps
-        return MomoAdamSlots(average, squares), safe_divide(average, root)
+        return MomoAdamSlots(average, squares), safe_divide(average, root, step.eps)
 
     hyperparams = {"b1": fraction(b1), "b2": fraction(b2), "eps": nonnegative(eps)}
     arguments = learning_rate, weight_decay, lower_bound, adapt_lower_bound

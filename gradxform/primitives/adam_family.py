@@ -120,7 +120,7 @@ def scale_by_amsgrad(
         nu = ema_of(slots.nu, abs_squared(grad), step.b2)
         nu_max = lax.max(slots.nu_max, debias(nu, step.b2, step.t) if bias_correction_nu else nu)
         numerator = debias(mu, step.b1, step.t) if bias_correction_mu else mu
-        update = safe_divide(numerator, safe_sqrt(nu_max + step.eps_root) + step.eps)
+        update = safe_divide(numerator, safe_sqrt(nu_max + step.eps_root) + step.eps, step.eps)
         return update, AmsgradSlots(mu, nu, nu_max)
 
     equation = "s ← max(s, v̂), u = m̂ / (√(s + eps_root) + eps)"
@@ -206,7 +206,7 @@ def scale_by_belief(
         mu = ema_of(slots.mu, grad, step.b1)
         nu = ema_of(slots.nu, abs_squared(grad - mu), step.b2) + step.eps_root
         numerator = first_moment(mu, grad, step, nesterov)
-        update = safe_divide(numerator, safe_sqrt(debias(nu, step.b2, step.t)) + step.eps)
+        update = safe_divide(numerator, safe_sqrt(debias(nu, step.b2, step.t)) + step.eps, step.eps)
         return update, AdamSlots(mu, nu)
 
     equation = "s ← avg (g − m)² + eps_root, u = m̂ / (√ŝ + eps)"
@@ -265,7 +265,7 @@ def scale_by_yogi(
         mu = ema_of(slots.mu, grad, step.b1)
         nu = slots.nu - (1 - step.b2) * lax.sign(slots.nu - square) * square
         denominator = safe_sqrt(unbias(nu, step.b2, step.t) + step.eps_root) + step.eps
-        return safe_divide(unbias(mu, step.b1, step.t), denominator), AdamSlots(mu, nu)
+        return safe_divide(unbias(mu, step.b1, step.t), denominator, step.eps), AdamSlots(mu, nu)
 
     equation = "v ← v − (1 − b2) · sign(v − g²) · g², u = m̂ / (√(v̂ + eps_root) + eps)"
     return lift(Rule("scale_by_yogi", update, init, _adam(b1, b2, eps, eps_root), equation))
@@ -326,7 +326,7 @@ def scale_by_radam(
         rectifier = safe_sqrt((known - 4) * (known - 2) * most / ((most - 4) * (most - 2) * known))
         denominator = safe_sqrt(debias(nu, step.b2, step.t) + step.eps_root) + step.eps
         numerator = first_moment(mu, grad, step, nesterov)
-        update = jnp.where(enough, rectifier * safe_divide(numerator, denominator), numerator)
+        update = jnp.where(enough, rectifier * safe_divide(numerator, denominator, step.eps), numerator)
         return update, AdamSlots(mu, nu)
 
     hyperparams = {**_adam(b1, b2, eps, eps_root), "threshold": nonnegative(threshold)}
@@ -387,7 +387,7 @@ def scale_by_adan(
         n = ema_of(slots.n, abs_squared(grad + (1 - step.b2) * difference), step.b3)
         numerator = debias(m, step.b1, step.t) + (1 - step.b2) * debias(v, step.b2, step.t)
         denominator = safe_sqrt(debias(n, step.b3, step.t) + step.eps_root) + step.eps
-        return safe_divide(numerator, denominator), AdanSlots(m, v, n, grad)
+        return safe_divide(numerator, denominator, step.eps), AdanSlots(m, v, n, grad)
 
     hyperparams = {**_adam(b1, b2, eps, eps_root), "b3": fraction(b3)}
     equation = "d = g − last g, n ← avg (g + (1 − b2) · d)², u = (m̂ + (1 − b2) · d̂) / (√(n̂ + eps_root) + eps)"
@@ -445,7 +445,7 @@ def scale_by_novograd(
     def update(grad: Any, slots: AdamSlots, param: Any, step: Step) -> tuple[Any, AdamSlots]:
         square = sum_of_squares(grad)
         nu = jnp.where(step.count == 0, square, ema_of(slots.nu, square, step.b2))
-        mu = step.b1 * slots.mu + safe_divide(grad, safe_sqrt(nu + step.eps_root) + step.eps)
+        mu = step.b1 * slots.mu + safe_divide(grad, safe_sqrt(nu + step.eps_root) + step.eps, step.eps)
         mu = mu + step.weight_decay * param if decays else mu
         return mu, AdamSlots(mu, nu)
 
@@ -514,7 +514,7 @@ def scale_by_ademamix(
         nu = ema_of(slots.nu, abs_squared(grad), step.b2)
         numerator = debias(m1, step.b1, step.t) + step.alpha * m2
         denominator = safe_sqrt(debias(nu, step.b2, step.t) + step.eps_root) + step.eps
-        return safe_divide(numerator, denominator), AdEMAMixSlots(m1, m2, nu)
+        return safe_divide(numerator, denominator, step.eps), AdEMAMixSlots(m1, m2, nu)
 
     hyperparams = {**_adam(b1, b2, eps, eps_root), "b3": unit(b3), "alpha": nonnegative(alpha)}
     equation = "m₁, m₂ ← avg g, u = (m̂₁ + alpha · m₂) / (√(v̂ + eps_root) + eps)"
@@ -566,7 +566,7 @@ def scale_by_simplified_ademamix(
         m = grad + step.b1 * slots.m
         n = ema_of(slots.n, abs_squared(grad), step.b2)
         denominator = safe_sqrt(debias(n, step.b2, step.t) + step.eps_root) + step.eps
-        return safe_divide(m + step.alpha * grad, denominator), SimplifiedAdEMAMixSlots(m, n)
+        return safe_divide(m + step.alpha * grad, denominator, step.eps), SimplifiedAdEMAMixSlots(m, n)
 
     hyperparams = {**_adam(b1, b2, eps, eps_root), "alpha": alpha}
     equation = "m ← b1 · m + g, u = (m + alpha · g) / (√(v̂ + eps_root) + eps)"
@@ -678,7 +678,7 @@ def scale_by_acprop(
         first = step.count == 0
         earlier = jnp.where(first, 1, debias(slots.nu, step.b2, jnp.maximum(step.t - 1, 1)))
         nu = ema_of(slots.nu, abs_squared(grad - slots.mu), step.b2) + step.eps_root
-        update = safe_divide(grad, safe_sqrt(earlier) + step.eps)
+        update = safe_divide(grad, safe_sqrt(earlier) + step.eps, step.eps)
         return update, AdamSlots(ema_of(slots.mu, grad, step.b1), nu)
 
     equation = "u = g / (√ŝ + eps), then s ← avg (g − m)² + eps_root"

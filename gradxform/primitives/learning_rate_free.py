@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.arithmetic import copy_of, safe_divide, safe_sqrt, slot_like, sum_of_squares
+from gradxform.arithmetic import (
+    abs_squared,
+    copy_of,
+    safe_divide,
+    safe_sqrt,
+    slot_like,
+    sum_of_squares,
+    totals_of,
+)
 from gradxform.hyperparams import Hyperparam, Scalar, nonnegative, positive
 from gradxform.primitives.sign import check_real
 from gradxform.rule import Lift, Rule, Step, lift
@@ -103,15 +111,16 @@ def scale_by_dog(
         )
 
     def total(grad: Any, slots: StartSlots, param: Any, step: Step) -> Any:
-        moved, squares = sum_of_squares(param - slots.init_params), sum_of_squares(grad)
-        return moved, squares, sum_of_squares(slots.init_params)
+        # At the first step nothing has moved, and the heuristic asks for the length of the start itself.
+        moving = step.count > 0 if kind == "heuristic" else 1
+        return totals_of(abs_squared(param - moving * slots.init_params), abs_squared(grad))
 
     def advance(total: Any, step: Step) -> DoGNumbers:
-        moved, squares, start = total
-        relative = step.first * (1 + safe_sqrt(start))
+        moved, squares = total
+        length = safe_sqrt(moved)
+        relative = step.first * (1 + length)
         distance = {"distance": step.first, "learning_rate": 0.0, "heuristic": relative}[kind]
-        farthest = jnp.where(step.count == 0, distance, step.last.max_dist)
-        farthest = jnp.maximum(farthest, safe_sqrt(moved))
+        farthest = jnp.where(step.count == 0, distance, jnp.maximum(step.last.max_dist, length))
         return DoGNumbers(farthest, step.last.sum_sq_norm_grads + squares)
 
     def update(grad: Any, slots: StartSlots, param: Any, step: Step) -> tuple[Any, StartSlots]:
@@ -172,7 +181,7 @@ def scale_by_dowg(init_estim_sq_dist: Scalar | None = None, eps: Hyperparam = 1e
         raise TypeError(f"scale_by_dowg: eps is {eps!r}, so init_estim_sq_dist must be given")
 
     def total(grad: Any, slots: StartSlots, param: Any, step: Step) -> Any:
-        return sum_of_squares(param - slots.init_params), sum_of_squares(grad)
+        return totals_of(abs_squared(param - slots.init_params), abs_squared(grad))
 
     def advance(total: Any, step: Step) -> DoWGNumbers:
         moved, squares = total

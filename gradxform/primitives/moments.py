@@ -376,7 +376,7 @@ def scale_by_adam(
         mu = ema_of(slots.mu, grad, step.b1)
         nu = ema_of(slots.nu, abs_squared(grad), step.b2)
         denominator = safe_sqrt(_debias(nu, step.b2, step.t) + step.eps_root) + step.eps
-        return safe_divide(first_moment(mu, grad, step, nesterov), denominator), AdamSlots(mu, nu)
+        return safe_divide(first_moment(mu, grad, step, nesterov), denominator, step.eps), AdamSlots(mu, nu)
 
     hyperparams = {
         "b1": fraction(b1),

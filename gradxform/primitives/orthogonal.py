@@ -280,7 +280,8 @@ def _coefficients(given: Coefficients) -> Hyperparam:
         return given
     array: Any = given if isinstance(given, jax.Array) else np.asarray(given, float)
     check_coefficients(array)
-    return array  # type: ignore[no-any-return]
+    coefficients: Hyperparam = array
+    return coefficients
 
 
 def scale_by_muon(
