@@ -132,9 +132,9 @@ class RowSparse:
         # No row's index is beyond the array, each its own: so indices stay distinct and sorted.
         spare = rows + jnp.arange(count, dtype=jnp.int32)
         chosen = spare.at[jnp.where(ordered < rows, group, count)].set(ordered, mode="drop")
-        columns = (1,) * (self.ndim - 1)
-        values = jnp.where(known.reshape(-1, *columns), self.values, 0)
-        summed = jax.ops.segment_sum(values, group[jnp.searchsorted(ordered, indices)], count)
+        # What is no row goes to no group.
+        groups = jnp.where(known, group[jnp.searchsorted(ordered, indices)], count)
+        summed = jax.ops.segment_sum(self.values, groups, count)
         return self._of(chosen, summed, self.shape, True)
 
     def to_dense(self) -> jax.Array:
