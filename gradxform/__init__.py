@@ -1,6 +1,15 @@
 """gradxform: deep-learning optimizers for JAX, composed from small rules."""
 
-from gradxform import contrib, losses, microbatching, projections, schedules, transforms, tree, tree_utils
+from gradxform import (
+    contrib,
+    losses,
+    microbatching,
+    projections,
+    schedules,
+    transforms,
+    tree,
+    tree_utils,
+)
 from gradxform.arithmetic import abs_squared, debias, ema_of, safe_divide, safe_sqrt, slot_like
 from gradxform.chain import chain, identity, named_chain
 from gradxform.comparison import Contestant, Report, compare

@@ -6,30 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from catalogue import CATALOGUE, Entry, assert_close, example_grads, run, x64
+from catalogue import run, x64
 
 import gradxform as gx
-
-
-@pytest.mark.parametrize("entry", [pytest.param(entry, id=entry.name) for entry in CATALOGUE if entry.wide])
-def test_half_precision_is_float32_rounded_once(entry: Entry) -> None:
-    """Narrow inputs give what float32 gives for the same numbers, rounded at the end; slots are float32."""
-    tx, wide_tx = entry.make(), entry.make()
-    for dtype in (jnp.bfloat16, jnp.float16):
-        params, *grads = ({"w": tree["matrix"]} for tree in example_grads(4, dtype))
-        updates, state = run(tx, params, grads)
-
-        def widen(tree: Any) -> Any:
-            return jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float32), tree)
-
-        expected, expected_state = run(wide_tx, widen(params), widen(grads))
-        if entry.name != "identity":
-            # One unit in the last place, for the compiler may round float32 differently.
-            ulp = float(jnp.finfo(dtype).eps)
-            narrow = [jax.tree.map(lambda u, dtype=dtype: u.astype(dtype), update) for update in expected]
-            assert_close(updates, narrow, rtol=ulp, atol=1e-6)
-        assert_close(state, expected_state)
-        assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(updates))
 
 
 def test_low_precision_moments_do_not_stall() -> None:
@@ -58,39 +37,6 @@ def test_mixed_dtypes(grad: Any, param: Any, slot: Any, update: Any) -> None:
         assert updates[1]["w"].dtype == update
         assert state.slots[0].trace["w"].dtype == slot
         np.testing.assert_array_equal(updates[1]["w"], np.full(2, -0.25 * 0.75, update))
-
-
-def _dtypes(jaxpr: Any) -> set[str]:
-    """The floating dtypes of all arrays but scalars within a program."""
-    found = set()
-    for equation in jaxpr.eqns:
-        for variable in [*equation.invars, *equation.outvars]:
-            if variable.aval.shape and jnp.issubdtype(variable.aval.dtype, jnp.inexact):
-                found.add(str(variable.aval.dtype))
-        for inner in jax.tree.leaves(
-            equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
-        ):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                found |= _dtypes(inner)
-    return found
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_with_64_bit_numbers_nothing_changes_its_width(dtype: str) -> None:
-    with x64():
-        params = {"w": jnp.ones((2, 2), dtype), "b": jnp.ones(3, dtype)}
-        with_coefficients = ("scale_by_muon", "orthogonal_rows", "muon") if dtype == "float32" else ()
-        for entry in CATALOGUE:
-            # A slot in bfloat16; random bits; Newton-Schulz coefficients, an array of double precision.
-            if entry.name in ("nadam", "add_noise", "noisy_sgd", "scale_by_kron", "kron", *with_coefficients):
-                continue
-            tx = entry.make()
-            state = tx.init(params)
-            program = jax.make_jaxpr(tx.update)(params, state, params)
-            assert _dtypes(program.jaxpr) <= {dtype}, entry.name
-            slots = [leaf for leaf in jax.tree.leaves(state) if jnp.ndim(leaf)]
-            assert {str(leaf.dtype) for leaf in slots} <= {dtype}, entry.name
 
 
 def test_float64_is_as_exact_as_numpy() -> None:
