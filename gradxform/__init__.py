@@ -200,14 +200,17 @@ from gradxform.schedules import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
+from gradxform.slots import Exact, NonNegative, decode_stored
 from gradxform.sparse import RowSparse
 from gradxform.sparse_gradients import sparse_value_and_grad
+from gradxform.storage.codecs import Codec
 from gradxform.storage.rounding import (
     compensated_sum,
     master_copy,
     round_stochastically,
     stochastic_rounding,
 )
+from gradxform.storage.store import StoredState, store
 from gradxform.training import (
     Batches,
     Evaluation,

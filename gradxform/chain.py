@@ -5,7 +5,7 @@ from typing import Any
 
 from jax.tree_util import register_static
 
-from gradxform.rule import Lift, lift
+from gradxform.rule import Lift, Rule, lift
 from gradxform.transformation import (
     GradientTransformation,
     Params,
@@ -212,6 +212,11 @@ def map_lifts(
     if isinstance(tx, NamedChain):
         return NamedChain({name: map_lifts(part, of_lift, of_other) for name, part in tx.parts.items()})
     return of_other(tx)
+
+
+def map_rules(tx: GradientTransformation, of_rule: Callable[[Rule], Rule]) -> GradientTransformation:
+    """The transformation with others in the place of its rules."""
+    return map_lifts(tx, lambda part: lift(*map(of_rule, part.rules)), lambda part: part)
 
 
 def _flat(parts: tuple[Any, ...]) -> list[GradientTransformation]:

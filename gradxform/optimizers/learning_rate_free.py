@@ -24,6 +24,7 @@ from gradxform.optimizers.recipe import decay, descend
 from gradxform.primitives.learning_rate_free import scale_by_cocob, scale_by_dog, scale_by_dowg
 from gradxform.primitives.scaling import scale_by_learning_rate
 from gradxform.rule import Mask, Rule, Step, lift
+from gradxform.slots import Exact, NonNegative
 from gradxform.transformation import GradientTransformation
 
 __all__ = [
@@ -45,7 +46,7 @@ class DAdaptSlots(NamedTuple):
     """What `dadapt_adamw` remembers: Adam's moments, the first one of steps; and a sum of gradients."""
 
     exp_avg: jax.Array
-    exp_avg_sq: jax.Array
+    exp_avg_sq: NonNegative
     grad_sum: jax.Array
 
 
@@ -53,9 +54,9 @@ class ProdigySlots(NamedTuple):
     """What `prodigy` remembers: Adam's moments, a sum of gradients, and where the parameters started."""
 
     exp_avg: jax.Array
-    exp_avg_sq: jax.Array
+    exp_avg_sq: NonNegative
     grad_sum: jax.Array
-    params0: jax.Array
+    params0: Exact
 
 
 class DistanceNumbers(NamedTuple):
@@ -75,7 +76,7 @@ class MomoAdamSlots(NamedTuple):
     """What `momo_adam` remembers: Adam's moments."""
 
     exp_avg: jax.Array
-    exp_avg_sq: jax.Array
+    exp_avg_sq: NonNegative
 
 
 class MomoNumbers(NamedTuple):

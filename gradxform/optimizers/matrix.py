@@ -276,8 +276,8 @@ def soap(
 
     Args:
       learning_rate: :math:`\alpha`.
-      b1, b2, eps, shampoo_beta, precondition_frequency, max_precond_dim,
-        precondition_1d: as in `scale_by_soap`.
+      b1, b2, eps, shampoo_beta: as in `scale_by_soap`.
+      precondition_frequency, max_precond_dim, precondition_1d: as there.
       weight_decay: :math:`\lambda`, at least 0.
       mask: which leaves to decay.
 

@@ -47,10 +47,10 @@ def kron(
       b1: the decay of the momentum :math:`\hat m`, in [0, 1).
       weight_decay: :math:`\lambda`, at least 0.
       weight_decay_mask: which leaves to decay.
-      preconditioner_update_probability, max_size_triangular,
-        min_ndim_triangular, memory_save_mode, momentum_into_precond_update,
-        preconditioner_lr, preconditioner_init_scale, mu_dtype, precond_dtype,
-        max_rms, key: as in `scale_by_kron`.
+      preconditioner_update_probability, max_size_triangular: as in `scale_by_kron`.
+      min_ndim_triangular, memory_save_mode, momentum_into_precond_update: as there.
+      preconditioner_lr, preconditioner_init_scale: as there.
+      mu_dtype, precond_dtype, max_rms, key: as there.
 
     Returns:
       A `GradientTransformation` with a slot the size of the parameters, and a

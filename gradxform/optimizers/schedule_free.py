@@ -13,6 +13,7 @@ from gradxform.optimizers.recipe import decay, descend
 from gradxform.primitives.moments import scale_by_rms
 from gradxform.rule import Lift, LiftState, Rule, Step, lift
 from gradxform.schedules import warmup_constant_schedule
+from gradxform.slots import Exact
 from gradxform.transformation import GradientTransformation, Params, State
 from gradxform.trees import flatten, flatten_like
 
@@ -32,7 +33,7 @@ __all__ = [
 class ScheduleFreeSlots(NamedTuple):
     """What `schedule_free` remembers: where the base optimizer would be by itself."""
 
-    z: jax.Array
+    z: Exact
 
 
 class ScheduleFreeNumbers(NamedTuple):
@@ -52,9 +53,9 @@ class ScheduleFreeNumbers(NamedTuple):
 class MadgradSlots(NamedTuple):
     """What `scale_by_madgrad` remembers: weighted sums of squares and gradients; and the start."""
 
-    grad_sum_sq: jax.Array
-    s: jax.Array
-    x0: jax.Array
+    grad_sum_sq: Exact
+    s: Exact
+    x0: Exact
 
 
 def schedule_free(

@@ -1,6 +1,6 @@
 """Sophia: steps divided by an estimate of the Hessian's diagonal."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from gradxform.hyperparams import Hyperparam, Scalar, fraction, nonnegative, pos
 from gradxform.optimizers.recipe import descend
 from gradxform.primitives.moments import AdamSlots, adam_slots
 from gradxform.rule import LiftState, Mask, Rule, Step, lift
+from gradxform.slots import EXACT
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
 from gradxform.tree import random_like
 from gradxform.wrappers.wrapper import Wrapper, conform
@@ -38,7 +39,7 @@ class SophiaState(NamedTuple):
       hessian_fn_state: the estimator's state.
     """
 
-    inner_state: LiftState
+    inner_state: Annotated[LiftState, EXACT]
     hessian_fn_state: State
 
 

@@ -19,6 +19,7 @@ from gradxform.arithmetic import (
 from gradxform.hyperparams import Hyperparam, Scalar, fraction, is_zero, nonnegative, positive, unit
 from gradxform.primitives.moments import AdamSlots, adam_slots, first_moment
 from gradxform.rule import Lift, Rule, Step, lift
+from gradxform.slots import NonNegative
 
 __all__ = [
     "AdEMAMixSlots",
@@ -43,8 +44,8 @@ class AmsgradSlots(NamedTuple):
     """What `scale_by_amsgrad` remembers: the moments, and the largest second one so far."""
 
     mu: jax.Array
-    nu: jax.Array
-    nu_max: jax.Array
+    nu: NonNegative
+    nu_max: NonNegative
 
 
 class AdanSlots(NamedTuple):
@@ -52,7 +53,7 @@ class AdanSlots(NamedTuple):
 
     m: jax.Array
     v: jax.Array
-    n: jax.Array
+    n: NonNegative
     g: jax.Array
 
 
@@ -61,14 +62,14 @@ class AdEMAMixSlots(NamedTuple):
 
     m1: jax.Array
     m2: jax.Array
-    nu: jax.Array
+    nu: NonNegative
 
 
 class SimplifiedAdEMAMixSlots(NamedTuple):
     """What `scale_by_simplified_ademamix` remembers: a decayed sum of gradients, and the second moment."""
 
     m: jax.Array
-    n: jax.Array
+    n: NonNegative
 
 
 def scale_by_amsgrad(

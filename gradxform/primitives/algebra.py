@@ -1,13 +1,14 @@
 """Arithmetic on rules: what an adaptive optimizer's numerator and denominator are written with."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 
 from gradxform.arithmetic import abs_squared, safe_divide, safe_sqrt, sum_of_squares
 from gradxform.hyperparams import Hyperparam, distinct_names, nonnegative
 from gradxform.rule import Lift, Rule, Slots, Step, lift
+from gradxform.slots import DIVISOR
 
 __all__ = ["GraftSlots", "RatioSlots", "graft", "ratio", "root", "square"]
 
@@ -16,7 +17,7 @@ class RatioSlots(NamedTuple):
     """What `ratio` remembers: the slots of the rules above and below the line."""
 
     numerator: tuple[Slots, ...]
-    denominator: tuple[Slots, ...]
+    denominator: Annotated[tuple[Slots, ...], DIVISOR]
 
 
 class GraftSlots(NamedTuple):

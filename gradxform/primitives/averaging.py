@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gradxform.arithmetic import copy_of, debias
 from gradxform.hyperparams import Hyperparam, fraction
 from gradxform.rule import Lift, Rule, Step, lift
+from gradxform.slots import Exact
 from gradxform.transformation import Params, State
 from gradxform.trees import flatten, flatten_like
 
@@ -21,7 +22,7 @@ class AverageSlots(NamedTuple):
       average: the average of the parameters, in float32 or wider.
     """
 
-    average: Any
+    average: Exact
 
 
 def average_params(decay: Hyperparam | None = None, *, start: int = 0, every: int = 1) -> Lift:

@@ -11,6 +11,7 @@ from jax import lax
 from gradxform.arithmetic import abs_squared, compute_dtype, ema_of, real_dtype, safe_sqrt, slot_like
 from gradxform.hyperparams import Hyperparam, nonnegative, positive, unit
 from gradxform.rule import Lift, Rule, Step, lift
+from gradxform.slots import NonNegative
 
 __all__ = ["FactoredSlots", "SM3Slots", "scale_by_factored_rms", "scale_by_sm3"]
 
@@ -21,15 +22,15 @@ class FactoredSlots(NamedTuple):
     What an array does not need has one element.
     """
 
-    v_row: jax.Array
-    v_col: jax.Array
-    v: jax.Array
+    v_row: NonNegative
+    v_col: NonNegative
+    v: NonNegative
 
 
 class SM3Slots(NamedTuple):
     """What `scale_by_sm3` remembers: a vector for each axis, and the moving average of updates."""
 
-    mu: tuple[jax.Array, ...]
+    mu: tuple[NonNegative, ...]
     nu: jax.Array
 
 

@@ -18,6 +18,7 @@ from gradxform.arithmetic import (
 from gradxform.hyperparams import Hyperparam, Scalar, nonnegative, positive
 from gradxform.primitives.sign import check_real
 from gradxform.rule import Lift, Rule, Step, lift
+from gradxform.slots import Exact
 
 __all__ = [
     "CocobSlots",
@@ -33,7 +34,7 @@ __all__ = [
 class StartSlots(NamedTuple):
     """What `scale_by_dog` and `scale_by_dowg` remember: where the parameters started."""
 
-    init_params: jax.Array
+    init_params: Exact
 
 
 class DoGNumbers(NamedTuple):
@@ -53,19 +54,19 @@ class DoWGNumbers(NamedTuple):
 class DistanceOverGradientsSlots(NamedTuple):
     """What `scale_by_distance_over_gradients` remembers of each array: two numbers, and where it started."""
 
-    max_dist: jax.Array
-    grad_sum_of_squares: jax.Array
-    init_params: jax.Array
+    max_dist: Exact
+    grad_sum_of_squares: Exact
+    init_params: Exact
 
 
 class CocobSlots(NamedTuple):
     """What `scale_by_cocob` remembers: the start, and of the gradients sum, maximum, absolute sum, reward."""
 
-    init_particles: jax.Array
-    cumulative_gradients: jax.Array
-    scale: jax.Array
-    subgradients: jax.Array
-    reward: jax.Array
+    init_particles: Exact
+    cumulative_gradients: Exact
+    scale: Exact
+    subgradients: Exact
+    reward: Exact
 
 
 def scale_by_dog(

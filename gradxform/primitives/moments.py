@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gradxform.arithmetic import abs_squared, debias, ema_of, safe_divide, safe_sqrt, slot_like
 from gradxform.hyperparams import Hyperparam, Scalar, fraction, nonnegative, unit
 from gradxform.rule import Lift, Rule, Step, lift
+from gradxform.slots import Exact, NonNegative
 
 __all__ = [
     "AdaDeltaSlots",
@@ -31,7 +32,7 @@ __all__ = [
 class SumOfSquaresSlots(NamedTuple):
     """What `accumulate_squares` and `scale_by_rss` remember: the sum of squared gradients."""
 
-    sum_of_squares: jax.Array
+    sum_of_squares: NonNegative
 
 
 class EmaSlots(NamedTuple):
@@ -43,28 +44,28 @@ class EmaSlots(NamedTuple):
 class RmsSlots(NamedTuple):
     """What `scale_by_rms` remembers: the moving average of squared gradients."""
 
-    nu: jax.Array
+    nu: NonNegative
 
 
 class StddevSlots(NamedTuple):
     """What `scale_by_stddev` remembers: the moving averages of gradients and of their squares."""
 
-    mu: jax.Array
-    nu: jax.Array
+    mu: Exact
+    nu: Exact
 
 
 class AdaDeltaSlots(NamedTuple):
     """What `scale_by_adadelta` remembers: moving averages of squared gradients and squared updates."""
 
-    e_g: jax.Array
-    e_x: jax.Array
+    e_g: NonNegative
+    e_x: NonNegative
 
 
 class AdamSlots(NamedTuple):
     """What `scale_by_adam` remembers: the first and the second moment."""
 
     mu: jax.Array
-    nu: jax.Array
+    nu: NonNegative
 
 
 def accumulate_squares(initial_accumulator_value: Scalar = 0.0) -> Lift:

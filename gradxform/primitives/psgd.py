@@ -21,6 +21,7 @@ from gradxform.hyperparams import (
 from gradxform.primitives.axes import along, gram
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.schedules.curve import NONNEGATIVE, POSITIVE, Allowed, require, schedule
+from gradxform.slots import Exact
 
 __all__ = ["KronSlots", "MemorySaveMode", "precond_update_prob_schedule", "scale_by_kron"]
 
@@ -33,7 +34,7 @@ class KronSlots(NamedTuple):
     """What `scale_by_kron` remembers: the momentum, and for each axis a triangle, or its diagonal."""
 
     mu: jax.Array
-    factors: tuple[jax.Array, ...]
+    factors: tuple[Exact, ...]
 
 
 class KronShared(NamedTuple):

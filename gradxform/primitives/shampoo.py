@@ -12,6 +12,7 @@ from gradxform.arithmetic import abs_squared, debias, ema_of, real_dtype, safe_d
 from gradxform.hyperparams import Hyperparam, fraction, nonnegative, positive, unit
 from gradxform.primitives.axes import along, gram
 from gradxform.rule import Lift, Rule, Step, lift
+from gradxform.slots import Exact, NonNegative
 
 __all__ = ["ShampooSlots", "SoapSlots", "inverse_root", "scale_by_shampoo", "scale_by_soap"]
 
@@ -24,8 +25,8 @@ class ShampooSlots(NamedTuple):
       roots: their inverse roots, as of the last time that they were taken.
     """
 
-    moments: tuple[jax.Array, ...]
-    roots: tuple[jax.Array, ...]
+    moments: tuple[Exact, ...]
+    roots: tuple[Exact, ...]
 
 
 class SoapSlots(NamedTuple):
@@ -39,9 +40,9 @@ class SoapSlots(NamedTuple):
     """
 
     mu: jax.Array
-    nu: jax.Array
-    moments: tuple[jax.Array, ...]
-    basis: tuple[jax.Array, ...]
+    nu: NonNegative
+    moments: tuple[Exact, ...]
+    basis: tuple[Exact, ...]
 
 
 def _whole(who: str, **values: int) -> None:

@@ -9,6 +9,7 @@ from jax import lax
 from gradxform.arithmetic import ema_of, slot_like
 from gradxform.hyperparams import Hyperparam, Scalar, positive, unit
 from gradxform.rule import Lift, Rule, Slots, Step, lift
+from gradxform.slots import NonNegative
 
 __all__ = ["LionSlots", "RpropSlots", "scale_by_lion", "scale_by_rprop", "scale_by_sign"]
 
@@ -22,7 +23,7 @@ class LionSlots(NamedTuple):
 class RpropSlots(NamedTuple):
     """What `scale_by_rprop` remembers: the size of each number's step, and the last steps."""
 
-    step_sizes: jax.Array
+    step_sizes: NonNegative
     prev_updates: jax.Array
 
 

@@ -175,7 +175,7 @@ register_static(MultiSteps)
 class ApplyEvery(NamedTuple):
     """The slot of `apply_every`: the sum of the updates since the last step."""
 
-    grad_acc: Any
+    grad_acc: jax.Array
 
 
 def apply_every(k: int = 1) -> Lift:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.arithmetic import Decay, safe_divide, safe_sqrt, slot_like, sum_of_squares
-from gradxform.chain import chain, map_lifts
+from gradxform.chain import chain, map_rules
 from gradxform.hyperparams import Hyperparam, Schedule, Tunable, fraction, nonnegative, positive, unit
 from gradxform.primitives.decay import add_decayed_weights
 from gradxform.rule import Lift, Mask, Rule, Slots, Step, lift
@@ -236,7 +236,7 @@ def decay_schedule(tx: GradientTransformation, **schedules: Schedule | Tunable) 
         found.update(own)
         return _with_products(rule, own) if own else rule
 
-    changed = map_lifts(tx, lambda part: lift(*map(scheduled, part.rules)), lambda part: part)
+    changed = map_rules(tx, scheduled)
     for name, value in schedules.items():
         if not callable(value) and not isinstance(value, Tunable):
             raise TypeError(

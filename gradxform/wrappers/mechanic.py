@@ -9,6 +9,7 @@ import numpy as np
 
 from gradxform.arithmetic import compute_dtype, copy_of, next_count, real_dtype, safe_sqrt, totals_of
 from gradxform.hyperparams import Scalar
+from gradxform.slots import Exact
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
 from gradxform.trees import map_leaves
 from gradxform.wrappers.wrapper import Wrapper, conform, no_steps
@@ -33,7 +34,7 @@ class MechanicState(NamedTuple):
     m: jax.Array
     v: jax.Array
     s: jax.Array
-    x0: Params
+    x0: Exact
 
 
 def mechanize(
