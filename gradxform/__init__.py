@@ -98,6 +98,16 @@ from gradxform.optimizers.sophia import (
     scale_by_sophia,
     sophia,
 )
+from gradxform.parallel.averaging import (
+    AverageGradientsState,
+    average_gradients,
+    decorrelate,
+    fold_in_axis,
+)
+from gradxform.parallel.communication import Collective, Communication, communication
+from gradxform.parallel.gradients import scatter_gradients
+from gradxform.parallel.sharding import shard_over, state_sharding
+from gradxform.parallel.zero import ShardedState, shard_state
 from gradxform.primitives.adam_family import (
     scale_by_acprop,
     scale_by_adamax,
