@@ -12,6 +12,7 @@ from gradxform import (
 )
 from gradxform.arithmetic import abs_squared, debias, ema_of, safe_divide, safe_sqrt, slot_like
 from gradxform.chain import chain, identity, named_chain
+from gradxform.checkpoints import Checkpoint, Checkpoints, CheckpointWarning
 from gradxform.comparison import Contestant, Report, compare
 from gradxform.describe import Description, describe
 from gradxform.hyperparams import (
@@ -231,6 +232,8 @@ from gradxform.training import (
     StopTraining,
     batches,
     fit,
+    restore_checkpoint,
+    save_checkpoint,
     take,
 )
 from gradxform.transformation import (

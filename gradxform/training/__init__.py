@@ -1,6 +1,7 @@
 """Training: drawing batches and running the loop."""
 
 from gradxform.training.batches import Batches, batches, take
+from gradxform.training.checkpointing import restore_checkpoint, save_checkpoint
 from gradxform.training.fit import fit
 from gradxform.training.history import (
     Evaluation,
@@ -22,4 +23,6 @@ __all__ = [
     "Snapshot",
     "StopTraining",
     "fit",
+    "restore_checkpoint",
+    "save_checkpoint",
 ]

@@ -4,8 +4,10 @@ Everything here is a pure function of a random key, so it runs under `jax.jit`,
 `jax.vmap` and `jax.lax.scan`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,10 @@ import numpy as np
 
 from gradxform.trees import PyTree, flatten, paths
 
-__all__ = ["Batches", "batches", "epoch_key", "step_key", "take"]
+__all__ = ["Batches", "Shuffled", "Shuffler", "batches", "epoch_key", "step_key", "take"]
+
+_MOST_DRAWS = 2**22
+"""How many examples are put in order ahead, unless a single epoch has more."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,58 @@ class Batches:
         epoch, position = divmod(step, self.steps_per_epoch)
         begin = position * self.batch_size
         return self.order(epoch_key(key, epoch))[begin : begin + self.batch_size]
+
+
+class Shuffled(NamedTuple):
+    """A data set, and the order of its examples in a few epochs.
+
+    Attributes:
+      data: a pytree of arrays with one row an example.
+      orders: int32 of shape ``[epochs, size]``.
+      first: the number of the first of these epochs.
+    """
+
+    data: PyTree
+    orders: jax.Array
+    first: Any
+
+
+class Shuffler:
+    """Draws the orders of a few epochs at a time.
+
+    It does so in a program of its own, which all trainings on a data set share:
+    random numbers take longer to compile than many a step.
+
+    Args:
+      plan: how batches are drawn; not of the whole data set.
+      length: the most steps of a compiled call.
+      many: whether to draw for each of several keys.
+    """
+
+    def __init__(self, plan: Batches, length: int, *, many: bool = False) -> None:
+        self._epochs = max(1, min(length // plan.steps_per_epoch, _MOST_DRAWS // plan.size))
+        self._steps = self._epochs * plan.steps_per_epoch
+        self._draw = _orders(plan, self._epochs, many)
+        self._first = -1
+
+    def end(self, step: int) -> int:
+        """The step that the orders drawn for `step` reach up to."""
+        return (step // self._steps + 1) * self._steps
+
+    def orders(self, key: jax.Array, step: int) -> tuple[jax.Array, np.int32]:
+        """The orders of the epoch that `step` is in and of some around it, and the number of the first."""
+        first = step // self._steps * self._epochs
+        if first != self._first:
+            self._first, self._held = first, self._draw(key, np.int32(first))
+        return self._held, np.int32(first)
+
+
+@lru_cache(maxsize=64)
+def _orders(plan: Batches, epochs: int, many: bool) -> Callable[..., jax.Array]:
+    def draw(key: jax.Array, first: Any) -> jax.Array:
+        return jax.vmap(lambda epoch: plan.order(epoch_key(key, epoch)))(first + jnp.arange(epochs))
+
+    return jax.jit(jax.vmap(draw, (0, None)) if many else draw)
 
 
 def epoch_key(key: jax.Array, epoch: int | jax.Array) -> jax.Array:

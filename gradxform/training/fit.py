@@ -1,18 +1,23 @@
 """The training loop: compiled in calls of a few hundred steps, with the host in between."""
 
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import chain, islice, repeat
 from typing import Any, Literal, NoReturn
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from gradxform.checkpoints import Checkpoints
 from gradxform.training.batches import batches
+from gradxform.training.checkpointing import Keeper, find
 from gradxform.training.history import (
     Evaluation,
     FitResult,
@@ -22,7 +27,8 @@ from gradxform.training.history import (
     StopTraining,
     owned,
 )
-from gradxform.training.program import Carry, Guard, Outcome, Program, Record, program, start_order
+from gradxform.training.placement import OneDevice, OnMesh
+from gradxform.training.program import Carry, Guard, Outcome, Program, Record, program
 from gradxform.training.progress import progress_bar
 from gradxform.training.sources import Drawn, Rows, Stream, is_stream
 from gradxform.transformation import GradientTransformation, Params, State
@@ -61,6 +67,12 @@ def fit(
     on_nonfinite: Literal["raise", "continue"] = "raise",
     steps_per_call: int | None = None,
     value_and_grad: Callable[..., Any] = jax.value_and_grad,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    keep: int = 3,
+    resume: bool = False,
+    mesh: Mesh | None = None,
+    data_axis: str | Sequence[str] | None = None,
 ) -> FitResult:
     r"""Train: draw a batch :math:`B`, let `tx` make :math:`w \leftarrow w + u(\nabla J_B(w))`, and repeat.
 
@@ -108,6 +120,23 @@ def fit(
         ``value_and_grad(fun, has_aux=True)``:
         `gradxform.sparse_value_and_grad` for large embedding tables, or a
         `functools.partial` of it, kept for the next `fit`.
+      checkpoint_dir: a folder to save the run into, every so often and at the
+        end, while training goes on.
+      checkpoint_every: the number of steps between checkpoints; by default one
+        is made every minute.
+      keep: how many checkpoints to keep.
+      resume: whether to go on from the last checkpoint, if there is one, as if
+        nothing had happened: `epochs` and `steps` count from where the run
+        began, and an iterator has to begin there too. A run that is at its end
+        is returned as it is.
+      mesh: the devices to train on, as `jax.make_mesh` makes it; the result is
+        that of one device but for rounding. Each takes its part of every batch.
+        Parameters that come laid out on the mesh stay so, and their slots with
+        them; others are whole on each device, and so is a data set, of which
+        batches are drawn. Of several processes, an iterator gives each the
+        examples for its own devices; all else is the same in all of them.
+      data_axis: the name of the mesh's axis to split batches over, or names; by
+        default the first.
 
     Returns:
       A `FitResult`: parameters, state and history. Ctrl-C ends the training
@@ -118,7 +147,13 @@ def fit(
         the error's `result` holds everything from before.
       TypeError: the loss is no real scalar, or a parameter no floating-point
         array.
-      ValueError: arguments are out of their bounds or do not go together.
+      ValueError: arguments are out of their bounds or do not go together; or
+        the folder has checkpoints, which it is not to resume from or which are of
+        another optimizer, model or order of the data.
+
+    Warns:
+      CheckpointWarning: the last checkpoint is damaged, and the one before it is
+        gone on from; or hyperparameters have changed since.
 
     Example:
       >>> import gradxform as gx
@@ -147,10 +182,16 @@ def fit(
         ("start", start, 0),
         ("evaluate_every", evaluate_every, 1),
         ("steps_per_call", steps_per_call, 1),
+        ("checkpoint_every", checkpoint_every, 1),
     ]:
         _check_count(name, value, least)
     if epochs is not None and steps is not None:
         raise ValueError(f"fit: pass epochs or steps, not both; got epochs={epochs} and steps={steps}")
+    if mesh is None and data_axis is not None:
+        raise ValueError(f"fit: data_axis={data_axis!r} is an axis of a mesh; pass mesh=...")
+    place = OneDevice() if mesh is None else OnMesh(mesh, data_axis)
+    if checkpoint_dir is None and (resume or checkpoint_every is not None):
+        raise ValueError("fit: pass checkpoint_dir=..., to say where the checkpoints are")
 
     source: Rows | Stream
     if is_stream(data):
@@ -165,36 +206,56 @@ def fit(
         if epochs is None and steps is None:
             raise ValueError("fit: pass epochs=... or steps=..., to say how long to train")
         plan = batches(data, batch_size, replacement=replacement, drop_last=drop_last)
-        source = Rows(data, plan, steps_per_call or _STEPS_PER_CALL)
+        source = Rows(place.data(data, plan), plan, steps_per_call or _STEPS_PER_CALL)
         epoch = plan.steps_per_epoch
         total = steps if epochs is None else epochs * epoch
 
-    history = None
+    key = key if key is None or isinstance(key, jax.Array) else jax.random.key(key)
+    before = None
     if isinstance(params, FitResult):
         if state is not None or start or key is not None:
             raise ValueError(
                 "fit: a FitResult brings its own state, start and key; pass none of them with it"
             )
-        params, state, start, key, history = (
-            params.params,
-            params.state,
-            params.step,
-            params.key,
-            params.history,
-        )
+        before = params
+        params, start, key = before.params, before.step, before.key
     if start + (total or 0) > _MOST_STEPS:
         raise ValueError(f"fit: steps are counted up to {_MOST_STEPS}, got {start} + {total}")
+    checkpoints = None if checkpoint_dir is None else Checkpoints(checkpoint_dir, keep)
+    found = (
+        None
+        if checkpoints is None
+        else find(checkpoints, resume, place.like(params), tx, key, source.plan, start)
+    )
+    if found is not None:
+        if found.stopped:
+            return found
+        done, before = found.step - start, found
+        total = None if total is None else max(0, total - done)
+        if isinstance(source, Stream):
+            later = islice(chain.from_iterable(repeat(data, 1 if epochs is None else epochs)), done, None)
+            source = Stream(later, 1, steps_per_call or _BATCHES_PER_CALL)
+    history = None
+    if before is not None:
+        params, state, start, key, history = (
+            before.params,
+            before.state,
+            before.step,
+            before.key,
+            before.history,
+        )
     for index, leaf in enumerate(flatten(params)[0]):
         if leaf is not None:
             check_inexact(leaf, params, index, root="params", who="fit")
-    params = owned(params)
+    params = place.params(params)
     run = _Run(
         loss_fn,
         tx,
         source,
+        place,
         params,
-        owned(tx.init(params) if state is None else state),
-        key if isinstance(key, jax.Array) else jax.random.key(0 if key is None else key),
+        place.state(tx, params, state),
+        place.whole(jax.random.key(0) if key is None else key),
         History(start=start) if history is None else history,
         start,
         value_and_grad,
@@ -204,7 +265,10 @@ def fit(
         every = _MOST_STEPS
     else:
         every = evaluate_every or epoch * math.ceil(_STEPS_BETWEEN_EVALUATIONS / epoch)
-    return run.train(total, every, evaluate, callbacks, progress)
+    saved = None if found is None else found.step
+    watched = place.watching(lambda: run.step)
+    with watched, Keeper(checkpoints, checkpoint_every, tx, source.plan, saved) as keeper:
+        return run.train(total, every, evaluate, callbacks, progress, keeper)
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
@@ -224,6 +288,7 @@ class _Run:
         loss_fn: Callable[..., Any],
         tx: GradientTransformation,
         source: Rows | Stream,
+        place: OneDevice,
         params: Params,
         state: State,
         key: jax.Array,
@@ -233,14 +298,15 @@ class _Run:
         *,
         raises: bool,
     ) -> None:
-        self.source, self.key, self.before = source, key, before
+        self.source, self.place, self.key, self.before = source, place, key, before
         self.start = self.step = start
-        self.carry = Carry(params, state, *start_order(source.plan))
+        self.carry = Carry(params, state)
+        layout = place.layout(self.carry)
         self.guard: Guard = "off"
         if raises:
             self.guard = "replay" if tree_bytes(self.carry) <= _KEEP_BELOW else "hold"
         self.program = cache(
-            lambda length: program(loss_fn, tx, source.plan, length, self.guard, value_and_grad)
+            lambda length: program(loss_fn, tx, source.plan, length, self.guard, value_and_grad, layout)
         )
         self.compiled: set[Any] = set()
         self.records: list[Record] = []
@@ -249,7 +315,8 @@ class _Run:
         self.seconds = float(before.seconds[-1]) if len(before) else 0.0
         self.compile_seconds = 0.0
         self.rate = 0.0  # steps a second in the last call
-        self.pace = 16  # steps in the next call, until it is known how long they take
+        # Steps in the next call: few, until it is known how long they take. Clocks of several hosts differ.
+        self.pace = _MOST_STEPS if place.together else 16
 
     def train(
         self,
@@ -258,35 +325,42 @@ class _Run:
         evaluate: Callable[[Params], dict[str, Any]] | None,
         callbacks: Sequence[Callable[[Snapshot], bool | None]],
         progress: Any,
+        keeper: Keeper,
     ) -> FitResult:
         end = _MOST_STEPS if total is None else self.start + total
         stopped = interrupted = False
         try:
-            with progress_bar(progress, total) as report:
-                if evaluate is not None:
+            with progress_bar(progress if jax.process_index() == 0 else False, total) as report:
+                if evaluate is not None and not keeper.resumed:
                     self.evaluate(evaluate)
                 told = self.step
                 while self.step < end and not stopped:
                     due = min(end, (self.step // every + 1) * every)
-                    if not self.advance(due - self.step):
+                    if not self.advance(min(due, keeper.until(self.step)) - self.step):
                         break
                     report(self.step - self.start, float(self.records[-1].loss[-1]), self.rate)
                     if self.step == due:
                         told, stopped = due, self.consult(evaluate, callbacks)
+                    if keeper.due(self.step):
+                        with _undisturbed():
+                            keeper.save(self.result(stopped=stopped))
                 if self.step != told:  # a stream that ended
                     stopped = self.consult(evaluate, callbacks)
         except KeyboardInterrupt:
             if any(leaf.is_deleted() for leaf in jax.tree.leaves(self.carry)):
                 raise
             interrupted = True
-        if not self.records and end > self.start and not interrupted:
+        if not self.records and end > self.start and not interrupted and not keeper.resumed:
             raise ValueError("fit: the iterator has no batches (was it gone through before?)")
-        return self.result(interrupted=interrupted, stopped=stopped)
+        result = self.result(interrupted=interrupted, stopped=stopped)
+        if self.records:
+            keeper.save(result)
+        return result
 
     def advance(self, most: int) -> bool:
         """Train for as many steps as one call is to take, at most `most`; whether there was anything left."""
         began = time.perf_counter()
-        drawn = self.source.draw(min(most, self.pace))
+        drawn = self.place.drawn(self.source.draw(min(most, self.pace), self.step, self.key))
         if drawn is None:
             return False
         run = self.program(drawn.length)
@@ -321,7 +395,8 @@ class _Run:
         self.step += count
         self.seconds += seconds
         self.rate = count / max(seconds, 1e-9)
-        self.pace = max(1, int(self.rate * _SECONDS_PER_CALL))
+        if not self.place.together:
+            self.pace = max(1, int(self.rate * _SECONDS_PER_CALL))
 
     def fail(self, run: Program, drawn: Drawn, held: Carry, outcome: Outcome, seconds: float) -> NoReturn:
         """Raise the error for a call in which a loss or a parameter became not finite."""

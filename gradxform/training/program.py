@@ -9,12 +9,24 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.hyperparams import get_hyperparams
-from gradxform.training.batches import Batches, epoch_key, step_key, take
+from gradxform.training.batches import Batches, Shuffled, step_key, take
+from gradxform.training.placement import Layout
 from gradxform.transformation import GradientTransformation, Params, State, apply_updates
 from gradxform.trees import PyTree
 from gradxform.wrappers.loss_scaling import scale_loss
 
-__all__ = ["Carry", "Guard", "Outcome", "Program", "Record", "program", "start_order"]
+__all__ = [
+    "Carry",
+    "Guard",
+    "Outcome",
+    "Program",
+    "Record",
+    "build_program",
+    "checked_loss",
+    "first_batch",
+    "program",
+    "scalar_hyperparams",
+]
 
 Guard: TypeAlias = Literal["replay", "hold", "off"]
 """What happens at a loss that is not finite.
@@ -32,14 +44,10 @@ class Carry(NamedTuple):
     Attributes:
       params: the parameters.
       state: the transformation's state.
-      order: the order of the examples in the current epoch.
-      epoch: the number of the epoch that `order` belongs to.
     """
 
     params: Params
     state: State
-    order: jax.Array
-    epoch: jax.Array
 
 
 class Record(NamedTuple):
@@ -85,39 +93,43 @@ def program(
     length: int,
     guard: Guard,
     value_and_grad: Callable[..., Any] = jax.value_and_grad,
+    layout: Layout | None = None,
 ) -> Program:
     """The compiled loop; the same arguments give the same program, so nothing is compiled twice.
 
     Args:
       loss_fn: as `fit` takes it.
       tx: the transformation.
-      plan: how batches are drawn from the data; ``None`` if the data is a
-        stack of batches along its leading axis.
+      plan: how batches are drawn from the data, which is `Shuffled` unless
+        they are all of it; ``None`` if the data is a stack of batches along its
+        leading axis.
       length: the most steps in a call.
       guard: what happens at a loss that is not finite.
       value_and_grad: what takes the gradients.
+      layout: how arrays lie on several devices.
 
     Returns:
       The program. Steps from `start` until `stop` are inputs, not part of it.
     """
     try:
-        return _program(loss_fn, tx, plan, length, guard, value_and_grad)
+        return _cached_program(loss_fn, tx, plan, length, guard, value_and_grad, layout)
     except TypeError:  # a loss that cannot be hashed, such as a module with arrays
-        return _program.__wrapped__(loss_fn, tx, plan, length, guard, value_and_grad)
+        return build_program(loss_fn, tx, plan, length, guard, value_and_grad, layout)
 
 
-@lru_cache(maxsize=64)
-def _program(
+def build_program(
     loss_fn: Callable[..., Any],
     tx: GradientTransformation,
     plan: Batches | None,
     length: int,
     guard: Guard,
     value_and_grad: Callable[..., Any],
+    layout: Layout | None,
 ) -> Program:
-    loss_of = _checked(loss_fn)
+    """`program`, made anew; its arguments need not be hashable."""
+    loss_of = checked_loss(loss_fn)
 
-    def scaled(params: Params, state: State, batch: PyTree, key: jax.Array) -> tuple[jax.Array, Any]:
+    def scaled(params: Params, batch: PyTree, key: jax.Array, state: State) -> tuple[jax.Array, Any]:
         loss, metrics = loss_of(params, batch, key)
         return scale_loss(loss, state), (loss, metrics)
 
@@ -126,7 +138,10 @@ def _program(
     def step_on(
         params: Params, state: State, batch: PyTree, key: jax.Array
     ) -> tuple[Params, State, jax.Array, Record]:
-        (_, (loss, metrics)), grads = differentiated(params, state, batch, key)
+        if layout is not None:  # said here, or the loop would take the first layout that something asks for
+            params, state = layout.keep(params, state)
+            batch = layout.split(batch)
+        (_, (loss, metrics)), grads = differentiated(params, batch, key, state)
         finite = jnp.bool_(True) if guard == "off" else jnp.isfinite(loss)
 
         def advanced() -> tuple[Params, State]:
@@ -154,28 +169,28 @@ def _program(
 
             return jax.lax.while_loop(lambda loop: (loop.step < end) & loop.finite, body, loop)
 
-        def epoch(held: tuple[_Loop, jax.Array, jax.Array]) -> tuple[_Loop, jax.Array, jax.Array]:
+        def epoch(loop: _Loop) -> _Loop:
             assert plan is not None
-            loop, order, ordered = held
             number = loop.step // plan.steps_per_epoch
             begin = number * plan.steps_per_epoch
             full = plan.full_steps * plan.batch_size
-            order = jax.lax.cond(number == ordered, lambda: order, lambda: plan.order(epoch_key(key, number)))
+            order = jax.lax.dynamic_index_in_dim(data.orders, number - data.first, keepdims=False)
 
             def batch_of(step: Any) -> PyTree:
                 first = (step - begin) * plan.batch_size
-                return take(data, jax.lax.dynamic_slice_in_dim(order, first, plan.batch_size))
+                return take(data.data, jax.lax.dynamic_slice_in_dim(order, first, plan.batch_size))
 
             loop = until(jnp.minimum(stop, begin + plan.full_steps), batch_of, loop)
             if plan.remainder:
                 short = order[full:]
                 loop = until(
-                    jnp.minimum(stop, begin + plan.steps_per_epoch), lambda _: take(data, short), loop
+                    jnp.minimum(stop, begin + plan.steps_per_epoch), lambda _: take(data.data, short), loop
                 )
-            return loop, order, number
+            return loop
 
-        params, state, order, ordered = carry
-        example = jax.eval_shape(lambda: _first_batch(data, plan))
+        params, state = carry
+        rows = data.data if isinstance(data, Shuffled) else data
+        example = jax.eval_shape(lambda: first_batch(rows, plan))
         record = jax.eval_shape(step_on, params, state, example, key)[-1]
         records = jax.tree.map(lambda value: jnp.zeros((length, *value.shape), value.dtype), record)
         loop = _Loop(params, state, start, jnp.bool_(True), records)
@@ -184,19 +199,18 @@ def _program(
         elif plan.whole:
             loop = until(stop, lambda _: data, loop)
         else:
-            loop, order, ordered = jax.lax.while_loop(
-                lambda held: (held[0].step < stop) & held[0].finite, epoch, (loop, order, ordered)
-            )
+            loop = jax.lax.while_loop(lambda loop: (loop.step < stop) & loop.finite, epoch, loop)
         outcome = Outcome(loop.step, loop.finite, _any_nan(loop.params), loop.records)
-        return Carry(loop.params, loop.state, order, ordered), outcome
+        return Carry(loop.params, loop.state), outcome
 
-    return jax.jit(train, donate_argnums=() if guard == "replay" else (0,))
+    return jax.jit(
+        train,
+        donate_argnums=() if guard == "replay" else (0,),
+        out_shardings=None if layout is None else layout.outputs,
+    )
 
 
-def start_order(plan: Batches | None) -> tuple[jax.Array, jax.Array]:
-    """An order that belongs to no epoch yet, and the number of that epoch."""
-    drawn = 0 if plan is None or plan.whole else plan.size
-    return jnp.zeros(drawn, jnp.int32), jnp.int32(-1)
+_cached_program = lru_cache(maxsize=64)(build_program)
 
 
 def scalar_hyperparams(state: State) -> dict[str, jax.Array]:
@@ -205,7 +219,8 @@ def scalar_hyperparams(state: State) -> dict[str, jax.Array]:
     return {
         name: value
         for name, value in values.items()
-        if value.ndim == 0 and (value.dtype.kind in "iub" or jnp.issubdtype(value.dtype, jnp.floating))
+        if value.ndim == 0
+        and any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.bool_, jnp.integer, jnp.floating))
     }
 
 
@@ -213,7 +228,8 @@ def _row(data: PyTree, index: Any) -> PyTree:
     return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), data)
 
 
-def _first_batch(data: PyTree, plan: Batches | None) -> PyTree:
+def first_batch(data: PyTree, plan: Batches | None) -> PyTree:
+    """A batch to look at before training."""
     if plan is None:
         return _row(data, 0)
     return data if plan.whole else take(data, jnp.zeros(plan.batch_size, jnp.int32))
@@ -224,7 +240,7 @@ def _any_nan(params: Params) -> jax.Array:
     return jnp.any(jnp.stack(found)) if found else jnp.bool_(False)
 
 
-def _checked(loss_fn: Callable[..., Any]) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+def checked_loss(loss_fn: Callable[..., Any]) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
     """The loss function with one signature, and errors for what is no loss."""
     takes_key = _takes_key(loss_fn)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 Update: TypeAlias = Callable[[int, float, float], None]
@@ -16,7 +17,7 @@ def progress_bar(progress: Any, total: int | None) -> Iterator[Update]:
 
     Args:
       progress: ``True`` or ``False`` to force it on or off, ``None`` for on
-        where there is a terminal or notebook and rich, or a
+        where there is rich and a terminal, or a notebook with ipywidgets; or a
         ``rich.console.Console`` to draw it on.
       total: how many steps there are to do, if that is known.
 
@@ -62,4 +63,6 @@ def _console(progress: Any) -> Any:
     if isinstance(progress, Console):
         return progress
     console = Console(stderr=True)
-    return console if progress or console.is_terminal or console.is_jupyter else None
+    # Without ipywidgets rich draws nothing in a notebook but a warning.
+    notebook = console.is_jupyter and find_spec("ipywidgets") is not None
+    return console if progress or console.is_terminal or notebook else None

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradxform.training.batches import Batches
+from gradxform.training.batches import Batches, Shuffled, Shuffler
 from gradxform.trees import PyTree, tree_bytes
 
 __all__ = ["Drawn", "Rows", "Stream", "is_stream"]
@@ -50,13 +50,20 @@ class Rows:
       data: a pytree of arrays.
       plan: how batches are drawn from it.
       length: the most steps in a compiled call.
+      many: whether batches are drawn for each of several keys.
     """
 
-    def __init__(self, data: PyTree, plan: Batches, length: int) -> None:
+    def __init__(self, data: PyTree, plan: Batches, length: int, *, many: bool = False) -> None:
         self.plan, self._data, self._length = plan, jax.tree.map(jnp.asarray, data), length
+        self._shuffler = None if plan.whole else Shuffler(plan, length, many=many)
 
-    def draw(self, most: int) -> Drawn:
-        return Drawn(self._data, min(most, self._length), self._length, None)
+    def draw(self, most: int, step: int, key: jax.Array) -> Drawn:
+        """The data for at most so many steps, from number `step` on."""
+        most, data = min(most, self._length), self._data
+        if self._shuffler is not None:
+            most = min(most, self._shuffler.end(step) - step)
+            data = Shuffled(data, *self._shuffler.orders(key, step))
+        return Drawn(data, most, self._length, None)
 
     def batch(self, drawn: Drawn, key: jax.Array, step: int, offset: int) -> tuple[np.ndarray, str]:
         """The batch of a step, number `offset` of the call, and what to call it in an error."""
@@ -91,7 +98,7 @@ class Stream:
         self._length = length
         self._ahead: list[PyTree] = []
 
-    def draw(self, most: int) -> Drawn | None:
+    def draw(self, most: int, step: int = 0, key: jax.Array | None = None) -> Drawn | None:
         """The next batches, at most so many and all of one signature; ``None`` at the end."""
         group: list[PyTree] = []
         room = most

@@ -1,6 +1,8 @@
 import io
 import re
 import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +35,25 @@ def test_it_is_off_where_there_is_no_terminal(capfd):
     assert capfd.readouterr() == ("", "")
     train(steps=4, progress=True)
     assert "step 4/4" in capfd.readouterr().err
+
+
+def test_in_a_notebook_it_needs_ipywidgets(monkeypatch, capfd):
+    class AskedError(Exception):
+        """Raised where rich makes its widget."""
+
+    def make_widget():
+        raise AskedError
+
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)  # as if not installed: rich would warn
+    train(steps=4)
+    assert capfd.readouterr() == ("", "")
+
+    installed = ModuleType("ipywidgets")
+    installed.__spec__, installed.Output = ModuleSpec("ipywidgets", None), make_widget
+    monkeypatch.setitem(sys.modules, "ipywidgets", installed)
+    with pytest.raises(AskedError):
+        train(steps=4)
 
 
 def test_without_rich_it_is_off_unless_forced(monkeypatch):
