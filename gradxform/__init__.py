@@ -2,6 +2,7 @@
 
 from gradxform import (
     contrib,
+    interop,
     losses,
     microbatching,
     projections,
