@@ -229,12 +229,16 @@ from gradxform.training import (
     FitResult,
     History,
     NonFiniteError,
+    RangeTest,
     Snapshot,
     StopTraining,
+    Sweep,
     batches,
     fit,
+    learning_rate_range_test,
     restore_checkpoint,
     save_checkpoint,
+    sweep,
     take,
 )
 from gradxform.transformation import (

@@ -11,6 +11,9 @@ from gradxform.training.history import (
     Snapshot,
     StopTraining,
 )
+from gradxform.training.range_test import RangeTest, learning_rate_range_test
+from gradxform.training.sweep import sweep
+from gradxform.training.sweep_result import Sweep
 
 __all__ = [
     "Batches",
@@ -23,6 +26,10 @@ __all__ = [
     "Snapshot",
     "StopTraining",
     "fit",
+    "RangeTest",
+    "Sweep",
+    "learning_rate_range_test",
+    "sweep",
     "restore_checkpoint",
     "save_checkpoint",
 ]
