@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import gradxform
 from gradxform.comparison.contestants import CONTESTANTS, Contestant
+from gradxform.comparison.html import write_html
 from gradxform.comparison.race import Progress, race
 from gradxform.comparison.report import Table
 from gradxform.comparison.surfaces import race_surfaces
@@ -20,7 +21,7 @@ from gradxform.comparison.tasks import TASKS
 
 SURFACE_STEPS = 2000
 
-_EXTRA = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "rich": "rich"}
+_EXTRA = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "rich": "rich", "plotly": "plotly"}
 
 __all__ = ["main"]
 
@@ -105,6 +106,14 @@ def _parser() -> _Parser:
         metavar="DIR",
         help="default: gradxform-compare",
     )
+    add(
+        "--html",
+        type=Path,
+        nargs="?",
+        const=True,
+        metavar="FILE",
+        help="write one interactive page as well (default: report.html in DIR)",
+    )
     add("--json", action="store_true", help="print the report as JSON in the table's place")
     return parser
 
@@ -154,14 +163,20 @@ def _compare(options: argparse.Namespace, fail: Callable[[int, str], int]) -> in
     missing = [package for module, package in _EXTRA.items() if importlib.util.find_spec(module) is None]
     if missing:
         return fail(1, f"{' and '.join(missing)} not installed: pip install 'gradxform[compare]'")
-    try:
-        _make_writable(options.out)
-    except OSError as error:
-        return fail(2, f"cannot write to {options.out}: {error.strerror or error}")
+    page: Path | None = options.out / "report.html" if options.html is True else options.html
+    for folder in (options.out, *([page.parent] if page else [])):
+        try:
+            _make_writable(folder)
+        except OSError as error:
+            return fail(2, f"cannot write to {folder}: {error.strerror or error}")
+    if page and page.is_dir():
+        return fail(2, f"cannot write to {page}: it is a folder")
     with _progress_bar() as progress:
         report = _run(options, progress)
         progress("drawing", 1.0)
         files = report.save(options.out)
+        if page:
+            write_html(report, page, contestants=_contestants(options), progress=progress)
     if options.json:
         print(report.to_json())
     else:
@@ -175,6 +190,8 @@ def _compare(options: argparse.Namespace, fail: Callable[[int, str], int]) -> in
         console.print(
             f"written: {', '.join(file.name for file in files)} in {options.out}{os.sep}", soft_wrap=True
         )
+        if page:
+            console.print(f"written: {page}, to open in a browser", soft_wrap=True)
     return 0
 
 

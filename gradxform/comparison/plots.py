@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gradxform.comparison.report import Report
     from gradxform.comparison.surfaces import SurfaceReport
 
-__all__ = ["plot_report", "plot_surfaces"]
+__all__ = ["line_styles", "report_figures", "save_figures", "surface_figures"]
 
 # Okabe and Ito's colours, told apart by colour-blind people too; the line style says it once more.
 _COLOURS = ("#000000", "#56B4E9", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00")
@@ -35,7 +35,7 @@ _STYLE: Any = {
 }
 
 
-def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour and dashes by name: an algorithm that the library knows looks the same in every picture."""
     known = list(CONTESTANTS)
     names = list(names)
@@ -48,21 +48,25 @@ def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110)
-    return path
+def save_figures(figures: dict[str, Figure], folder: Path) -> list[Path]:
+    """Write figures into `folder` under their names; returns the files."""
+    files = []
+    for name, figure in figures.items():
+        FigureCanvasAgg(figure)
+        files.append(folder / f"{name}.png")
+        figure.savefig(files[-1], dpi=110)
+    return files
 
 
-def plot_report(report: "Report", folder: Path) -> list[Path]:
-    """Draw loss, learning-rate sensitivity and gradient noise into `folder`; returns the files."""
+def report_figures(report: "Report") -> dict[str, Figure]:
+    """Loss, learning-rate sensitivity and gradient noise, each if there is something to draw."""
     with matplotlib.rc_context(_STYLE):
-        drawn = [_save(_losses(report), folder / "loss.png")]
+        figures = {"loss": _losses(report)}
         if report.sensitivity:
-            drawn.append(_save(_sensitivity(report), folder / "learning-rates.png"))
+            figures["learning-rates"] = _sensitivity(report)
         if report.noise is not None and len(report.noise.batch_sizes) > 1:
-            drawn.append(_save(_noise(report), folder / "gradient-noise.png"))
-    return drawn
+            figures["gradient-noise"] = _noise(report)
+    return figures
 
 
 def _finite(values: Any) -> np.ndarray:
@@ -79,7 +83,7 @@ def _legend(figure: Figure, handles: list[Any], names: list[str], columns: int =
 def _losses(report: "Report") -> Figure:
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     by_epoch, by_second = figure.subplots(1, 2, sharey=True)
-    styles = _styles(report.curves)
+    styles = line_styles(report.curves)
     handles = []
     lowest, highest, timed = np.inf, 0.0, False
     for name, curve in report.curves.items():
@@ -114,7 +118,7 @@ def _losses(report: "Report") -> Figure:
 def _sensitivity(report: "Report") -> Figure:
     figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     axes = figure.subplots()
-    styles = _styles(report.sensitivity)
+    styles = line_styles(report.sensitivity)
     every = list(report.sensitivity.values())
     start = max(grid.start_loss for grid in every)
     ends = np.concatenate([_finite(grid.train_loss) for grid in every])
@@ -177,15 +181,15 @@ def _noise(report: "Report") -> Figure:
     return figure
 
 
-def plot_surfaces(report: "SurfaceReport", folder: Path) -> list[Path]:
-    """Draw the first seed's trajectories over contours into `folder`; returns the files."""
+def surface_figures(report: "SurfaceReport") -> dict[str, Figure]:
+    """The first seed's trajectories over contours."""
     from gradxform.comparison.surfaces import REACHED, SURFACES, distance
 
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(figsize=(15, 7.6), layout="constrained")
         panels = list(figure.subplots(2, 4).flat)
         names = [row.algorithm for row in report.rows if row.surface == report.rows[0].surface]
-        styles = _styles(names)
+        styles = line_styles(names)
         for axes, (name, paths) in zip(panels, report.paths.items(), strict=False):
             surface = SURFACES[name]
             left, right, bottom, top = surface.window
@@ -218,4 +222,4 @@ def plot_surfaces(report: "SurfaceReport", folder: Path) -> list[Path]:
         ]
         key.legend(handles, [*names, *(what for _, what in marks)], loc="center", fontsize=12)
         key.axis("off")
-        return [_save(figure, folder / "surfaces.png")]
+    return {"surfaces": figure}

@@ -13,6 +13,7 @@ from gradxform.comparison.report import Curve, Noise, Report, Row, Sensitivity
 from gradxform.comparison.runner import Arena, Evaluation, Trainer, gradient_noise, score_name
 from gradxform.comparison.tasks import LossFunction, Task
 from gradxform.training.batches import batches, take
+from gradxform.training.sweep_result import Sweep
 from gradxform.transformation import GradientTransformation, Params
 from gradxform.trees import PyTree, tree_bytes
 
@@ -39,9 +40,9 @@ def race(
 ) -> Report:
     """Let algorithms race on a task.
 
-    Each one's grid of learning rates trains side by side, each rate from a few
-    keys; the one with the lowest mean validation loss at the end is trained
-    from every seed.
+    Each one's grid of learning rates is a `sweep`, each rate from a few keys;
+    the one with the lowest mean validation loss at the end is trained from
+    every seed.
 
     Args:
       task: what to train on.
@@ -53,47 +54,36 @@ def race(
     Returns:
       The `Report`.
     """
-    arena = Arena(task, max([min(seeds, 8), *(len(each.learning_rates) for each in contestants)]))
+    arena = Arena(task)
     # The grid is picked with keys of its own, so that no seed of the report has had a say in it.
     noise_key, *_ = every = jax.random.split(jax.random.key(0), 1 + PICK_RUNS + seeds)
     pick_keys, keys = every[1 : 1 + PICK_RUNS], every[1 + PICK_RUNS :]
     rows, curves, sensitivity = [], {}, {}
     trainers = [Trainer(arena, contestant) for contestant in contestants]
-    groups = -(-seeds // arena.lanes)
-    total = sum(
-        epochs * (groups + -(-PICK_RUNS * len(each.learning_rates) // arena.lanes)) for each in contestants
-    )
+    total = sum(seeds + len(each.learning_rates) for each in contestants)
     done = 0
 
-    def telling(what: str) -> Callable[[], None]:
-        progress(what, done / total)
-
-        def after_epoch() -> None:
-            nonlocal done
-            done += 1
-            progress(what, done / total)
-
-        return after_epoch
-
     for trainer in trainers:
-        contestant = trainer.contestant
-        rates = contestant.learning_rates
+        name, rates = trainer.contestant.name, trainer.contestant.learning_rates
         picked = None
         if rates:
-            _, ends = trainer.train(
-                rates * PICK_RUNS,
-                pick_keys[np.repeat(np.arange(PICK_RUNS), len(rates))],
-                epochs,
-                telling(f"{contestant.name}: learning rates"),
-            )
-            sensitivity[contestant.name] = _sensitivity(rates, ends)
-            picked = rates[sensitivity[contestant.name].picked]
+            progress(f"{name}: learning rates", done / total)
+            sensitivity[name] = _sensitivity(trainer.grid(pick_keys, epochs))
+            picked = rates[sensitivity[name].picked]
+            done += len(rates)
+        progress(f"{name}: seeds", done / total)
+
+        def after_run(name: str = name) -> None:
+            nonlocal done
+            done += 1
+            progress(f"{name}: seeds", done / total)
+
         # A transformation without a grid takes no notice of the rate.
         rate = 1.0 if picked is None else picked
-        _, runs = trainer.train([rate] * seeds, keys, epochs, telling(f"{contestant.name}: seeds"))
+        runs = trainer.curves(rate, keys, epochs, after_run)
         seconds = trainer.seconds(rate, keys[0], epochs)
         rows.append(_row(trainer, picked, rate, runs, seconds, epochs))
-        curves[contestant.name] = Curve(
+        curves[name] = Curve(
             seconds=[seconds * epoch / epochs for epoch in range(epochs + 1)],
             train_loss=runs.train_loss.tolist(),
             validation_loss=runs.validation_loss.tolist(),
@@ -118,8 +108,8 @@ def _noise(task: Task, trainers: Sequence[Trainer], rows: Sequence[Row], key: ja
     best = min(range(len(rows)), key=lambda i: (rows[i].diverged, _or_infinite(rows[i].final_loss)))
     if not np.isfinite(rows[best].final_loss):
         return None
-    params, _ = trainers[best].train([rows[best].learning_rate or 1.0], key[None], 1)
-    sizes, variance = gradient_noise(task, jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), params), key)
+    params = trainers[best].run(rows[best].learning_rate or 1.0, key, 1).params
+    sizes, variance = gradient_noise(task, params, key)
     return Noise(sizes, variance, batches(task.train).size, rows[best].algorithm)
 
 
@@ -129,24 +119,24 @@ def _or_infinite(value: float) -> float:
 
 def _diverged(losses: np.ndarray) -> np.ndarray:
     """For each run, whether it ended above its start or at no number."""
-    return ~(losses[:, -1] <= losses[:, 0])
+    return ~(losses[..., -1] <= losses[..., 0])
 
 
-def _sensitivity(rates: Sequence[float], ends: Evaluation) -> Sensitivity:
+def _sensitivity(grid: Sweep) -> Sensitivity:
     def mean(losses: np.ndarray) -> list[float]:
         with np.errstate(invalid="ignore", over="ignore"):  # of a diverged run
-            means: list[float] = losses.reshape(-1, len(rates)).mean(0, dtype=float).tolist()
+            means: list[float] = losses[..., -1].mean(1, dtype=float).tolist()
         return means
 
-    validation = mean(ends.validation_loss[:, -1])
-    diverged: Any = _diverged(ends.train_loss).reshape(-1, len(rates))
+    train_loss = grid.evaluations["train_loss"]
+    diverged: list[bool] = np.any(_diverged(train_loss), axis=1).tolist()
     return Sensitivity(
-        learning_rates=list(rates),
-        start_loss=float(ends.train_loss[:, 0].mean()),
-        train_loss=mean(ends.train_loss[:, -1]),
-        validation_loss=validation,
-        diverged=diverged.any(0).tolist(),
-        picked=int(np.argmin([_or_infinite(loss) for loss in validation])),
+        learning_rates=[point["learning_rate"] for point in grid.points],
+        start_loss=float(train_loss[..., 0].mean()),
+        train_loss=mean(train_loss),
+        validation_loss=mean(grid.evaluations["validation_loss"]),
+        diverged=diverged,
+        picked=0 if grid.best_index is None else grid.best_index[0],
     )
 
 
@@ -190,9 +180,8 @@ def compare(
 ) -> Report:
     """Let transformations race on your own problem; what ``gradxform compare`` does on its own data.
 
-    A factory has its learning rate picked from a grid that trains side by
-    side under `jax.vmap`, by the loss on the validation split. Then every
-    algorithm trains from several seeds.
+    A factory has its learning rate picked from a grid by `sweep`, by the loss
+    on the validation split. Then every algorithm trains from several seeds.
 
     Args:
       loss_fn: ``loss_fn(params, batch)`` -> the mean loss over the batch, or

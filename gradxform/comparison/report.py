@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Curve", "Noise", "Report", "Row", "Sensitivity", "Table"]
+__all__ = ["Curve", "Noise", "Report", "Row", "Sensitivity", "Table", "number", "plain"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ class Row:
         score after the last epoch.
       final_loss: mean over the seeds of the training loss after the last epoch.
       steps: steps of a run.
-      seconds: seconds of the steps of one run alone, compiled, without
-        drawing batches and evaluating.
+      seconds: seconds of one run of `fit` alone, compiled, without evaluating.
       steps_per_second: steps over seconds.
       state_bytes: bytes of the optimizer's state a parameter.
       diverged: how many seeds ended above the loss that they started with, or
@@ -123,16 +122,22 @@ class Table(ABC):
         """All of the report in plain Python values."""
 
     @abstractmethod
+    def figures(self) -> dict[str, Any]:
+        """The pictures: matplotlib's figures by name, to show in a notebook or to change."""
+
     def plot(self, folder: str | Path) -> list[Path]:
         """Draw the pictures into `folder`; returns their files."""
+        from gradxform.comparison.plots import save_figures  # matplotlib is an extra
+
+        return save_figures(self.figures(), Path(folder))
 
     def to_json(self) -> str:
         """All of the report as JSON; what is not a finite number is ``null``."""
-        return json.dumps(_plain(self.to_dict()), indent=1, allow_nan=False)
+        return json.dumps(plain(self.to_dict()), indent=1, allow_nan=False)
 
     def to_csv(self) -> str:
         """The table as CSV; what is not a finite number is left empty."""
-        records = [_plain(record) for record in self.records()]
+        records = [plain(record) for record in self.records()]
         lines: list[str] = []
 
         class Lines:
@@ -236,10 +241,10 @@ class Report(Table):
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "rows": self.records()}
 
-    def plot(self, folder: str | Path) -> list[Path]:
-        from gradxform.comparison.plots import plot_report  # matplotlib is an extra
+    def figures(self) -> dict[str, Any]:
+        from gradxform.comparison.plots import report_figures  # matplotlib is an extra
 
-        return plot_report(self, Path(folder))
+        return report_figures(self)
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         head = ["algorithm", "batch", "learning rate", f"test {self.score_name}", "final loss"]
@@ -273,7 +278,7 @@ class Report(Table):
             "learning rate: of the grid, the one with the lowest validation loss"
             + ("; for adadelta a factor on the update." if "adadelta" in self.curves else "."),
             "final loss: over the training split, mean over the seeds.",
-            "seconds: the steps of one run alone, compiled; without drawing batches and evaluating.",
+            "seconds: one run alone, compiled; without evaluating.",
         ]
         return "\n".join(notes)
 
@@ -283,9 +288,10 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON can hold: lists for tuples, and None for numbers that are not finite."""
     if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
+        return {name: plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

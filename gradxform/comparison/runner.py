@@ -1,8 +1,7 @@
-"""Training many runs of one algorithm side by side, timing one of them, and measuring gradient noise."""
+"""Training an algorithm on a task, timing it, and measuring the noise of its gradient."""
 
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,11 @@ import numpy as np
 from gradxform.comparison.contestants import Contestant
 from gradxform.comparison.tasks import LossFunction, Task
 from gradxform.training.batches import Batches, batches, take
-from gradxform.transformation import Params, State, apply_updates
+from gradxform.training.fit import fit
+from gradxform.training.history import FitResult
+from gradxform.training.sweep import sweep
+from gradxform.training.sweep_result import Sweep
+from gradxform.transformation import Params
 from gradxform.trees import PyTree
 
 __all__ = ["Arena", "Evaluation", "Trainer", "gradient_noise", "score_name"]
@@ -61,9 +64,9 @@ def score_name(task: Task) -> str:
 
 
 @partial(jax.jit, static_argnums=0)
-def _draw(plan: Batches, keys: jax.Array, epoch: Any) -> jax.Array:
+def _draw(plan: Batches, keys: jax.Array) -> jax.Array:
     """The batches of an epoch for every key: int32 ``[keys, steps, batch]``."""
-    return jax.vmap(lambda key: plan.epoch(jax.random.fold_in(key, epoch)))(keys)
+    return jax.vmap(plan.epoch)(keys)
 
 
 class Arena:
@@ -71,20 +74,18 @@ class Arena:
 
     Args:
       task: what to train on.
-      lanes: how many runs train side by side in one program.
     """
 
-    def __init__(self, task: Task, lanes: int) -> None:
-        self.task, self.lanes = task, lanes
-        self.start = jax.jit(jax.vmap(task.init))
-        self.evaluate = jax.jit(jax.vmap(partial(_evaluate, task)))
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.start = jax.jit(lambda key: task.init(jax.random.fold_in(key, 2)))  # as `sweep` does
+        self.evaluate = jax.jit(lambda params: _evaluate(task, params)._asdict())
 
 
 class Trainer:
-    """Trains one algorithm on a task.
+    """Trains one algorithm on a task: a grid of learning rates by `sweep`, single runs by `fit`.
 
-    An epoch is one call of a compiled `jax.lax.scan` over its steps. Its short
-    last batch is left out, so that every step costs the same.
+    The short batch at an epoch's end is left out, so that every step costs the same.
 
     Args:
       arena: the task.
@@ -94,93 +95,76 @@ class Trainer:
     def __init__(self, arena: Arena, contestant: Contestant) -> None:
         self.arena, self.task, self.contestant = arena, arena.task, contestant
         self.plan = batches(self.task.train, contestant.batch_size, drop_last=True)
-        self._start = jax.jit(jax.vmap(lambda rate, params: contestant.make(rate).init(params)))
-        self._epochs = jax.jit(jax.vmap(self._epoch))
+        # Made once for each rate, so that nothing is compiled twice.
+        self.tx = cache(contestant.make)
+        whole = self.plan.whole
+        self._how: dict[str, Any] = {
+            "batch_size": contestant.batch_size,
+            "drop_last": True,
+            "progress": False,
+            "value_and_grad": jax.value_and_grad if whole else self.task.value_and_grad,
+        }
 
-    def _epoch(
-        self, learning_rate: Any, params: Params, state: State, order: jax.Array
-    ) -> tuple[Params, State]:
-        # The rate may be traced: any factory of any library takes it, and a grid is one program.
-        tx = self.contestant.make(learning_rate)
-        value_and_grad = jax.value_and_grad if self.plan.whole else self.task.value_and_grad
+    def grid(self, keys: jax.Array, epochs: int) -> Sweep:
+        """Train with every learning rate of the grid from every key, evaluated at the start and the end."""
+        return sweep(
+            self.task.loss,
+            self.task.init,
+            self.task.train,
+            lambda learning_rate: self.contestant.make(learning_rate),
+            {"learning_rate": self.contestant.learning_rates},
+            seeds=keys,
+            epochs=epochs,
+            evaluate=self.arena.evaluate,
+            evaluate_every=epochs * self.plan.steps_per_epoch,
+            by="validation_loss",
+            **self._how,
+        )
 
-        def step(carry: tuple[Params, State], indices: jax.Array) -> tuple[tuple[Params, State], None]:
-            params, state = carry
-            batch = self.task.train if self.plan.whole else take(self.task.train, indices)
-            _, grads = value_and_grad(lambda params: _scalar(self.task.loss, params, batch))(params)
-            updates, state = tx.update(grads, state, params)
-            return (apply_updates(params, updates), state), None
-
-        (params, state), _ = jax.lax.scan(step, (params, state), order)
-        return params, state
-
-    def train(
-        self,
-        learning_rates: Sequence[float],
-        keys: jax.Array,
-        epochs: int,
-        after_epoch: Callable[[], None] = lambda: None,
-    ) -> tuple[Params, Evaluation]:
-        """Train as many runs as there are keys, `Arena.lanes` at a time.
+    def run(self, learning_rate: float, key: jax.Array, epochs: int, *, evaluate: bool = False) -> FitResult:
+        """Train once, from a key that gives the first parameters and the batches.
 
         Args:
-          learning_rates: one for each run.
-          keys: one for each run; they give the first parameters and the batches.
+          learning_rate: a constant of the program.
+          key: the key.
           epochs: passes over the training split.
-          after_epoch: called after each of them, for each group of runs.
+          evaluate: whether to do so at the start and after every epoch.
 
         Returns:
-          The parameters with a leading axis of runs, and an `Evaluation` of
-          arrays ``[runs, epochs + 1]``: at the start and after every epoch.
+          What `fit` returns.
         """
-        lanes = self.arena.lanes
-        groups = [
-            self._group(learning_rates[at : at + lanes], keys[at : at + lanes], epochs, after_epoch)
-            for at in range(0, len(keys), lanes)
-        ]
-        together: tuple[Params, Evaluation] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *groups)
-        return together
+        return fit(
+            self.task.loss,
+            self.arena.start(key),
+            self.task.train,
+            self.tx(learning_rate),
+            key=key,
+            epochs=epochs,
+            evaluate=self.arena.evaluate if evaluate else None,
+            evaluate_every=self.plan.steps_per_epoch,
+            on_nonfinite="continue",
+            **self._how,
+        )
 
-    def _group(
-        self, learning_rates: Sequence[float], keys: jax.Array, epochs: int, after_epoch: Callable[[], None]
-    ) -> tuple[Params, Evaluation]:
-        runs = len(keys)
-        # The last run fills the empty lanes: one program for every number of runs.
-        lane = np.minimum(np.arange(self.arena.lanes), runs - 1)
-        rates, lane_keys = jnp.asarray(learning_rates, float)[lane], keys[lane]
-        params = self.arena.start(lane_keys)
-        state = self._start(rates, params)
-        curve = [self.arena.evaluate(params)]
-        for epoch in range(epochs):
-            params, state = self._epochs(rates, params, state, _draw(self.plan, lane_keys, epoch))
-            curve.append(jax.block_until_ready(self.arena.evaluate(params)))
-            after_epoch()
-        evaluations = Evaluation(*(np.stack(column, axis=1)[:runs] for column in zip(*curve, strict=True)))
-        return jax.tree.map(lambda leaf: leaf[:runs], params), evaluations
+    def curves(
+        self, learning_rate: float, keys: jax.Array, epochs: int, after_run: Callable[[], None]
+    ) -> Evaluation:
+        """Train once from each key; an `Evaluation` of arrays ``[keys, epochs + 1]``."""
+        runs = []
+        for key in keys:
+            history = self.run(learning_rate, key, epochs, evaluate=True).history
+            runs.append([each.values for each in history.evaluations])
+            after_run()
+        return Evaluation(
+            *(np.asarray([[values[name] for values in run] for run in runs]) for name in Evaluation._fields)
+        )
 
     def seconds(self, learning_rate: float, key: jax.Array, epochs: int) -> float:
-        """How long one run takes, alone, compiled, its batches drawn, without evaluation.
-
-        Args:
-          learning_rate: its learning rate, a constant of the program.
-          key: its key.
-          epochs: passes over the training split.
-
-        Returns:
-          The seconds of the median epoch, times `epochs`.
-        """
-        lane_keys = jnp.stack([key] * self.arena.lanes)  # the programs that are compiled already
-        start = jax.tree.map(lambda leaf: leaf[0], self.arena.start(lane_keys))
-        order = _draw(self.plan, lane_keys, 0)[0]
-        carry = start, self.contestant.make(learning_rate).init(start)
-        epoch = jax.jit(lambda params, state: self._epoch(learning_rate, params, state, order))
-        carry = jax.block_until_ready(epoch(*carry))
+        """How long one run takes, alone, compiled, without evaluation: the median of a few."""
         seconds: list[float] = []
-        while len(seconds) < 5 or (sum(seconds) < 0.2 and len(seconds) < 100):
-            began = time.perf_counter()
-            carry = jax.block_until_ready(epoch(*carry))
-            seconds.append(time.perf_counter() - began)
-        return float(np.median(seconds)) * epochs
+        while len(seconds) < 3 or (sum(seconds) < 0.2 and len(seconds) < 20):
+            seconds.append(float(self.run(learning_rate, key, epochs).history.seconds[-1]))
+        return float(np.median(seconds))
 
 
 def gradient_noise(
@@ -214,7 +198,7 @@ def gradient_noise(
     # One batch after the other: the gradients of all of them at once may not fit in memory.
     distances = jax.jit(lambda drawn: jax.lax.map(distance, drawn))
 
-    orders = _draw(batches(examples, 1), jax.random.split(key, least_draws), 0).reshape(-1, examples)
+    orders = _draw(batches(examples, 1), jax.random.split(key, least_draws)).reshape(-1, examples)
 
     def measured(size: int) -> float:
         steps = examples // size

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import mode
 from typing import Any, TypeAlias
 
@@ -25,7 +24,17 @@ NEAR = 0.25
 NOISE = 1.0
 """The standard deviation of each coordinate of one example's gradient around the whole gradient."""
 
-__all__ = ["SURFACES", "Surface", "SurfaceReport", "SurfaceRow", "distance", "race_surfaces", "trajectories"]
+__all__ = [
+    "SURFACES",
+    "Surface",
+    "SurfaceReport",
+    "SurfaceRow",
+    "distance",
+    "merit",
+    "race_surfaces",
+    "surface_row",
+    "trajectories",
+]
 
 
 @dataclass(frozen=True)
@@ -258,10 +267,10 @@ class SurfaceReport(Table):
     def to_dict(self) -> dict[str, Any]:
         return {"task": "surface", "steps": self.steps, "seeds": self.seeds, "rows": self.records()}
 
-    def plot(self, folder: str | Path) -> list[Path]:
-        from gradxform.comparison.plots import plot_surfaces  # matplotlib is an extra
+    def figures(self) -> dict[str, Any]:
+        from gradxform.comparison.plots import surface_figures  # matplotlib is an extra
 
-        return plot_surfaces(self, Path(folder))
+        return surface_figures(self)
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         head = ["surface", "algorithm", "learning rate", "reached", "steps", "above minimum", "ended at"]
@@ -319,10 +328,10 @@ def race_surfaces(
             progress(f"{contestant.name} on {surface.name}", len(rows) / total)
             points = points_on(surface)
             candidates = [
-                _surface_row(surface, contestant.name, rate, runs)
+                surface_row(surface, contestant.name, rate, runs)
                 for rate, runs in zip(contestant.surface_rates, points, strict=True)
             ]
-            best = min(range(len(candidates)), key=lambda i: _merit(candidates[i]))
+            best = min(range(len(candidates)), key=lambda i: merit(candidates[i]))
             rows[surface.name, contestant.name] = candidates[best][1]
             paths[surface.name][contestant.name] = points[best, 0]
     progress("done", 1.0)
@@ -330,7 +339,7 @@ def race_surfaces(
     return SurfaceReport(steps, seeds, ordered, paths)
 
 
-def _merit(candidate: tuple[int, SurfaceRow]) -> tuple[float, ...]:
+def merit(candidate: tuple[int, SurfaceRow]) -> tuple[float, ...]:
     """Lower is better: see `SurfaceRow.learning_rate`."""
     settled, row = candidate
     # To have passed a minimum by chance is no merit in a run that did not stay.
@@ -338,7 +347,7 @@ def _merit(candidate: tuple[int, SurfaceRow]) -> tuple[float, ...]:
     return -settled, steps, row.final_value
 
 
-def _surface_row(surface: Surface, name: str, rate: float, runs: np.ndarray) -> tuple[int, SurfaceRow]:
+def surface_row(surface: Surface, name: str, rate: float, runs: np.ndarray) -> tuple[int, SurfaceRow]:
     """The row of one learning rate, and how many seeds ended at a minimum."""
     within = distance(runs, surface.minima) < REACHED
     first = within.argmax(1)[within.any(1)]

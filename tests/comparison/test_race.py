@@ -91,22 +91,19 @@ def test_noise_against_the_gradients_of_the_examples():
     np.testing.assert_allclose(variance, expected, rtol=0.2)
 
 
-def test_runs_do_not_depend_on_who_trains_beside_them():
-    task = Task("lanes", lambda key: jax.random.normal(key, (COLUMNS,)), loss_fn, DATA, DATA, DATA)
-    contestant = Contestant("sgd", gx.sgd, 64, ())
-    rates, keys = [0.01, 0.02, 0.03, 0.04, 0.05], jax.random.split(jax.random.key(1), 5)
-    ends = []
-    told = []
-    for lanes in (1, 2, 7):
-        trainer = Trainer(Arena(task, lanes), contestant)
-        params, curve = trainer.train(rates, keys, 2, lambda: told.append(1))
-        assert curve.train_loss.shape == (5, 3)
-        ends.append((params, curve.train_loss))
-    assert len(told) == (5 + 3 + 1) * 2
-    for params, curve in ends[1:]:
-        np.testing.assert_allclose(params, ends[0][0], rtol=1e-5)
-        np.testing.assert_allclose(curve, ends[0][1], rtol=1e-5)
-    assert len({float(row[0]) for row in ends[0][1]}) == 5
+def test_the_grid_and_single_runs_train_alike():
+    task = Task("alike", lambda key: jax.random.normal(key, (COLUMNS,)), loss_fn, DATA, DATA, DATA)
+    trainer = Trainer(Arena(task), Contestant("sgd", gx.sgd, 64, (0.01, 0.02, 1e9)))
+    keys, told = jax.random.split(jax.random.key(1), 2), []
+    grid = trainer.grid(keys, 2)
+    curves = trainer.curves(0.02, keys, 2, lambda: told.append(1))
+    assert curves.train_loss.shape == (2, 3)
+    assert len(told) == 2
+    for name in ("train_loss", "validation_loss", "test_score"):
+        np.testing.assert_allclose(grid.evaluations[name][1], getattr(curves, name)[:, [0, 2]], rtol=1e-5)
+    assert len(set(curves.train_loss[:, 0])) == 2
+    assert grid.best == {"learning_rate": 0.02}
+    assert 0 < trainer.seconds(0.02, keys[0], 2) < 10
 
 
 def test_splits_are_taken_and_parameters_drawn_where_they_are_not_given():
