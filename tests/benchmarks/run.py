@@ -1,147 +1,265 @@
-"""Run every race, print the table and write it to docs/benchmarks.md: ``python tests/benchmarks/run.py``.
+"""Run every race and write docs/benchmarks.json and the page made of it: ``python tests/benchmarks/run.py``.
 
-Arguments go on to pytest (``-k trace``, say); then nothing is written, as the table would have holes. The
-exit status is 1 if a target was missed.
+Arguments go on to pytest (``test_sparse.py``, or ``-k trace``, say); then the table is printed and nothing is
+written, as it would have holes. ``--page`` measures nothing and makes the page of what was measured. The exit
+status is 1 if a target was missed.
 """
 
+import ast
 import datetime
+import json
 import os
 import platform
+import subprocess
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 from typing import Any
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE.parents[1] / "docs" / "benchmarks.md"
+DOCS = HERE.parents[1] / "docs"
+RESULTS, PAGE = DOCS / "benchmarks.json", DOCS / "benchmarks.md"
+CONVERGENCE = DOCS / "measured" / "time-to-target.json"
+
+PEERS = ("Optax", "PyTorch")
+AHEAD = 1.02
+"""A peer is ahead where the first quartile of the ratio is greater."""
 
 INTRODUCTION = """\
 # Benchmarks
 
-`python tests/benchmarks/run.py` writes this page; it takes a few minutes and wants a machine that does
-nothing else. Each line is a race: both libraries take turns in one process, round by round, with garbage
-collection off. The ratio is the median of the rounds' own ratios; in brackets stand its quartiles.
-
-The chain of the races is the same in both libraries: `chain(clip_by_global_norm(1.0), scale_by_adam(),
-add_decayed_weights(0.01), scale_by_learning_rate(cosine_decay_schedule(1e-3, 10_000)))`. The trees are 100
-dense layers of 64 units (200 leaves, 416,000 numbers) and the shapes of GPT-2 small (148 leaves, 124 million
-numbers), all in float32.
-
-- *First trace*: `jax.jit(tx.update).trace(...)` of a newly built chain with JAX's caches emptied
-  (`jax.clear_caches()`) before every round, for both. It is what a program pays when it starts. Tracing the
-  same chain again would be faster, for both libraries, and is not what is reported.
-- *Un-jitted update*: `tx.update(grads, state, params)` outside `jax.jit`, after a first call.
-- *Compiled step*: update and its addition to the parameters under `jax.jit`, parameters and state donated.
-- *StableHLO text*: the length of the lowered step before any optimization.
-- *Import*: the time that `import gradxform` and `import optax` take in a fresh process that has imported jax.
-- *Steps of one digit*: `gx.fit` with `batch_size=1` on scikit-learn's digits, a network of 64, 64 and 10
-  units and plain stochastic gradient descent, compiled before the race, against a loop in Python that slices
-  the arrays, takes a step and keeps the loss without waiting for it. Its ratio is the other's time over ours.
+`python tests/benchmarks/run.py` measures all of this and writes docs/benchmarks.json and this page; it wants
+a machine that does nothing else. Each row is a race: the contestants take turns in one process, round by
+round, with garbage collection off. The numbers are medians, with the first and third quartile in brackets;
+the ratio is ours to the other's, of each round by itself, so below 1 we are ahead. `StableHLO` and memory
+are counted and have no spread.
 """
 
+REASONS: Sequence[tuple[Mapping[str, str], str]] = ()
+"""Why a peer is ahead and what would close it, for the rows in which each field begins as said."""
 
-class Results:
-    """A pytest plugin that keeps what the tests recorded."""
+Row = dict[str, Any]
+
+
+class Recorder:
+    """A pytest plugin that keeps what the tests recorded, and the names of those that failed."""
 
     def __init__(self) -> None:
-        self.races: list[dict[str, Any]] = []
-        self.sizes: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
+        self.failed: list[str] = []
 
     def pytest_runtest_logreport(self, report: Any) -> None:
+        section = Path(report.nodeid.split("::")[0]).stem
+        self.failed += [report.nodeid.split("/")[-1]] if report.failed else []
         if report.when == "call" and report.passed:
-            self.races += [value for name, value in report.user_properties if name == "race"]
-            self.sizes += [value for name, value in report.user_properties if name == "size"]
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """The table's cells, without its head."""
-        races = [
-            (
-                race["name"],
-                race["rival"],
-                _seconds(race["ours"]),
-                _seconds(race["theirs"]),
-                f"{race['ratio']:.3g} ({race['low']:.3g} to {race['high']:.3g})",
-                str(race["rounds"]),
-                race["target"],
-                _yes(race["met"]),
-            )
-            for race in self.races
-        ]
-        sizes = [
-            (
-                size["name"],
-                "Optax",
-                f"{size['ours']:,} characters",
-                f"{size['theirs']:,} characters",
-                f"{size['ours'] / size['theirs']:.3g}",
-                "1",
-                "at most 1",
-                _yes(size["ours"] <= size["theirs"]),
-            )
-            for size in self.sizes
-        ]
-        return races + sizes
+            self.rows += [
+                {"section": section, **value} for name, value in report.user_properties if name == "row"
+            ]
 
 
-HEAD = ("what", "against", "gradxform", "the other", "ratio (quartiles)", "rounds", "target", "met")
-
-
-def _yes(met: bool) -> str:
-    return "yes" if met else "**no**"
-
-
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
-    lines = [HEAD, tuple("-" * width for width in widths), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in lines
+def met(row: Row) -> bool | None:
+    """Whether the row's target is met; ``None`` without one."""
+    ratio, targets = row["ratio"][1], [row[name] for name in ("at_most", "at_least", "limit")]
+    if targets == [None] * 3:
+        return None
+    at_most, at_least, limit = targets
+    return (
+        (at_most is None or ratio <= at_most)
+        and (at_least is None or ratio >= at_least)
+        and (limit is None or row["ours"][1] <= limit)
     )
 
 
-def _processor() -> str:
+def behind(row: Row) -> bool:
+    """Whether a peer is ahead in this row, by more than the rounds differ."""
+    return row["rival"].startswith(PEERS) and row["ratio"][0] > AHEAD
+
+
+def reason(row: Row) -> str:
+    """Why a peer is ahead there."""
+    for fields, why in REASONS:
+        if all(row[name].startswith(text) for name, text in fields.items()):
+            return why
+    return "Not looked into yet."
+
+
+def page(results: Mapping[str, Any], convergence: Mapping[str, Any] | None = None) -> str:
+    """The page, from what was measured."""
+    rows = results["rows"]
+    parts = [INTRODUCTION, _circumstances(results), _overview(rows), _behind(rows)]
+    parts += [
+        _section(name, [row for row in rows if row["section"] == name])
+        for name in dict.fromkeys(row["section"] for row in rows)
+    ]
+    if convergence is not None:
+        from time_to_target import section
+
+        parts.append(section(convergence))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _circumstances(results: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{package} {number}" for package, number in results["versions"].items())
+    parts = [
+        f"{results['date']}; {results['machine']}; {versions}. The run took {results['minutes']} minutes."
+    ]
+    if results["failed"]:
+        parts.append(f"What failed and is missing: {', '.join(f'`{test}`' for test in results['failed'])}.")
+    return " ".join(parts)
+
+
+def _overview(rows: Sequence[Row]) -> str:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        peer = next((peer for peer in PEERS if row["rival"].startswith(peer)), None)
+        if peer is not None:
+            groups.setdefault((row["what"], peer), []).append(row)
+    head = ("what", "against", "rows", "median of the ratios", "from", "to", "peer ahead", "targets missed")
+    lines = []
+    for (what, peer), group in groups.items():
+        ratios = [row["ratio"][1] for row in group]
+        missed = sum(met(row) is False for row in group)
+        spread = [f"{number:.3g}" for number in (median(ratios), min(ratios), max(ratios))]
+        lines.append((what, peer, str(len(group)), *spread, str(sum(map(behind, group))), str(missed)))
+    return f"## In short\n\n{table(head, lines)}"
+
+
+def _behind(rows: Sequence[Row]) -> str:
+    text = (
+        "## Where another is ahead\n\nThe rows in which the ratio to Optax or PyTorch is above "
+        f"{AHEAD:g} in three quarters of the rounds, with the reason and what would close the gap."
+    )
+    groups: dict[str, list[Row]] = {}
+    for row in filter(behind, rows):
+        groups.setdefault(reason(row), []).append(row)
+    if not groups:
+        return f"{text}\n\nThere are none."
+    head = ("what", "case", "against", "ratio")
+    for why, group in groups.items():
+        cells = [(row["what"], row["case"], row["rival"], _spread(row["ratio"])) for row in group]
+        text += f"\n\n{why}\n\n{table(head, cells)}"
+    return text
+
+
+def _section(name: str, rows: Sequence[Row]) -> str:
+    title, _, about = (ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())) or "").partition("\n")
+    head = ("case", "against", "gradxform", "the other", "ratio", "rounds", "target", "met")
+    parts = [f"## {title.removesuffix('.')}", about, f"`python tests/benchmarks/run.py {name}.py`"]
+    for what in dict.fromkeys(row["what"] for row in rows):
+        parts += [f"**{what}**", table(head, (_cells(row) for row in rows if row["what"] == what))]
+    return "\n\n".join(part.strip() for part in parts if part)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    targets = [
+        f"{words} {show(row[name], unit)}"
+        for name, words, unit in [
+            ("at_most", "at most", ""),
+            ("at_least", "at least", ""),
+            ("limit", "at most", "s"),
+        ]
+        if row[name] is not None
+    ]
+    return (
+        row["case"],
+        row["rival"],
+        _spread(row["ours"], row["unit"]),
+        _spread(row["theirs"], row["unit"]),
+        _spread(row["ratio"]),
+        str(row["rounds"]),
+        " and ".join(targets),
+        {None: "", True: "yes", False: "**no**"}[met(row)],
+    )
+
+
+def show(number: float, unit: str = "") -> str:
+    """Three digits, in a unit that fits."""
+    if unit == "bytes":
+        return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
+    if unit == "s":
+        scale, name = next((each for each in ((1, "s"), (1e3, "ms")) if number * each[0] >= 1), (1e6, "µs"))
+        return f"{number * scale:.3g} {name}"
+    return f"{number:,.0f} {unit}" if unit else f"{number:.3g}"
+
+
+def _spread(numbers: Sequence[float], unit: str = "") -> str:
+    low, middle, high = (show(number, unit) for number in numbers)
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """As Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
+
+
+def machine() -> str:
+    """Processor, cores, load, system and Python."""
     try:
         described = Path("/proc/cpuinfo").read_text()
-        return next(line.split(":")[1].strip() for line in described.splitlines() if "model name" in line)
+        processor = next(
+            line.split(":")[1].strip() for line in described.splitlines() if "model name" in line
+        )
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        processor = platform.processor() or platform.machine()
+    load = f", load {os.getloadavg()[0]:.1f} before the run" if hasattr(os, "getloadavg") else ""
+    system = f"{platform.system()}, Python {platform.python_version()}"
+    return f"{processor}, {os.cpu_count()} cores{load}; {system}"
 
 
-def _circumstances() -> str:
-    versions = []
+def versions() -> dict[str, str]:
+    """Of gradxform and of what it races with and on."""
+    found = {}
     for package in ("gradxform", "jax", "jaxlib", "optax", "numpy", "torch"):
         try:
-            versions.append(f"{package} {version(package)}")
+            found[package] = version(package)
         except PackageNotFoundError:
             continue
-    load = f", load {os.getloadavg()[0]:.1f} before the run" if hasattr(os, "getloadavg") else ""
-    return (
-        f"{datetime.date.today():%Y-%m-%d}; {_processor()}, {os.cpu_count()} cores{load}; "
-        f"{platform.system()}, Python {platform.python_version()}; {', '.join(versions)}."
-    )
+    return found
+
+
+def measure(arguments: Sequence[str]) -> dict[str, Any]:
+    """Run the races; what came out."""
+    # One device, as a program without flags has; the tests ask for eight. Read when jax starts its backend.
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+    begun = {"date": f"{datetime.date.today():%Y-%m-%d}", "machine": machine(), "versions": versions()}
+    recorder, begin = Recorder(), perf_counter()
+    paths = [str(HERE / name) if (HERE / name).exists() else name for name in arguments]
+    everything = [] if any(path != name for path, name in zip(paths, arguments, strict=True)) else [str(HERE)]
+    pytest.main([*everything, "-m", "", "-q", *paths], [recorder])
+    minutes = round((perf_counter() - begin) / 60)
+    return {**begun, "minutes": minutes, "failed": recorder.failed, "rows": recorder.rows}
+
+
+def read(path: Path) -> Any:
+    """What was measured before, if anything was."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write(results: Mapping[str, Any], path: Path) -> None:
+    """One row to a line, so that two runs can be told apart."""
+    rows = ",\n".join(f"  {json.dumps(row)}" for row in results["rows"])
+    about = json.dumps({name: value for name, value in results.items() if name != "rows"})
+    path.write_text(f'{about[:-1]}, "rows": [\n{rows}\n]}}\n')
 
 
 def main(arguments: list[str]) -> int:
-    """Run the races; the exit status."""
-    # One device, as a program without flags has; the tests ask for eight. Read when jax starts its backend.
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
-    results, circumstances = Results(), _circumstances()
-    status = pytest.main([str(HERE), "-m", "", "-q", "--benchmark-columns=median,iqr", *arguments], [results])
-    rows = results.rows()
-    print(circumstances, _table(rows), sep="\n\n", flush=True)
-    if status != 0:
-        return int(status)
-    if not arguments:
-        PAGE.write_text(f"{INTRODUCTION}\n## Last results\n\n{circumstances}\n\n{_table(rows)}\n")
-    return int(any(row[-1] != "yes" for row in rows))
+    """Measure, or only write the page; the exit status."""
+    if arguments == ["--page"]:
+        PAGE.write_text(page(read(RESULTS), read(CONVERGENCE)))
+        return 0
+    results = measure(arguments)
+    if arguments:
+        print(page(results))
+    else:
+        write(results, RESULTS)
+        subprocess.run([sys.executable, str(HERE / "time_to_target.py")], check=False)
+        PAGE.write_text(page(results, read(CONVERGENCE)))
+    return int(bool(results["failed"]) or any(met(row) is False for row in results["rows"]))
 
 
 if __name__ == "__main__":

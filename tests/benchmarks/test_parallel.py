@@ -1,4 +1,7 @@
-"""What `fit` on a mesh costs beside the compiled steps themselves."""
+"""Fit on a mesh
+
+What `fit` on eight devices costs beside the compiled steps themselves, in a process that has eight.
+"""
 
 import os
 import subprocess
@@ -89,11 +92,13 @@ def eight_devices() -> Iterator[Callable[[str], float]]:
         process.stdin.close()
 
 
-@pytest.mark.benchmark(group="fit on a mesh")
+@pytest.mark.benchmark
 def test_fit_on_eight_devices(race: Any, eight_devices: Callable[[str], float]) -> None:
-    name = f"{STEPS} steps on eight devices"
-    fit, calls = (lambda: lambda: eight_devices("fit")), (lambda: lambda: eight_devices("calls"))
-    race(name, fit, calls, rounds=7, at_most=1.05, rival="the compiled steps alone")
+    def running(what: str) -> Callable[[], Any]:
+        return lambda: lambda: eight_devices(what)
+
+    contestants = {"fit": running("fit"), "the compiled steps alone": running("calls")}
+    race("fit", f"{STEPS} steps on eight devices", contestants, rounds=7, at_most=1.05)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""Memory of a process
+
+The most that a fresh process has held (`resource.getrusage`), less what it held before the step: three steps
+of an optimizer on parameters of the shapes of GPT-2 small, compiled with parameters and state given away,
+and an update outside `jax.jit`.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.test_stages import CHAIN
+
+PROGRAM = """
+import importlib, resource, sys
+sys.path.insert(0, {tests!r})
+import jax
+from benchmarks.models import TREES, draw
+from benchmarks.races import step_of
+from benchmarks.test_stages import OPTIMIZERS
+
+tx = OPTIMIZERS[{optimizer!r}](importlib.import_module({library!r}))
+params, grads = (draw(TREES["GPT-2 small"], seed) for seed in range(2))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+state = tx.init(params)
+if {compiled}:
+    step = jax.jit(step_of(tx), donate_argnums=(0, 1))
+    for _ in range(3):
+        params, state = step(params, state, grads)
+else:
+    params, state = tx.update(grads, state, params)
+jax.block_until_ready((params, state))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def _bytes(**arguments: Any) -> float:
+    """In Linux's unit: the kilobyte."""
+    code = PROGRAM.format(tests=str(Path(__file__).parents[1]), **arguments)
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return float(run.stdout)
+
+
+@pytest.mark.benchmark
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss differs")
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("optimizer", ["Adam", CHAIN])
+def test_peak_of_a_process(race: Any, optimizer: str, compiled: bool) -> None:
+    def holding(library: str) -> Callable[[], Any]:
+        return lambda: lambda: _bytes(optimizer=optimizer, library=library, compiled=compiled)
+
+    contestants = {"gradxform": holding("gradxform"), "Optax": holding("optax")}
+    what = f"peak of {'three compiled steps' if compiled else 'an un-jitted update'}"
+    race(what, f"{optimizer}, GPT-2 small", contestants, rounds=1, at_most=1.05, unit="bytes", warm_up=False)
