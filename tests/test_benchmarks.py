@@ -161,8 +161,8 @@ def test_first_reached(losses: list[float], target: float, steps: float) -> None
 
 
 def test_the_goal_is_nearly_the_lowest_of_the_first_half() -> None:
-    losses = np.full((3, 101), 5.0)
-    losses[:, 30], losses[:, 80] = [1.0, 2.0, 3.0], 0.0
+    losses = np.full((3, time_to_target.EVALUATIONS + 1), 5.0)
+    losses[:, 10], losses[:, -10] = [1.0, 2.0, 3.0], 0.0
     assert time_to_target.goal(losses) == pytest.approx(5 - 0.98 * 3)
 
 

@@ -49,7 +49,7 @@ Python reference character by character. The target of a task lies 98 % of the w
 first test loss to the lowest that AdamW comes to within half of the steps, the median of its seeds. Everyone
 has its defaults and five constant learning rates, half a decade apart; taken is the one that is the soonest
 at such a target on the validation data, with two seeds that are used for nothing else ("edge": the first or
-last of the five). Then five seeds train, and are evaluated a hundred times on the test data. Their median
+last of the five). Then five seeds train, and are evaluated fifty times on the test data. Their median
 counts; seconds are steps times the time of a step of `gx.fit` without evaluation or compiling. *sgd, one
 example* takes as many examples one by one; *gradient descent* takes all of them in a step, a quarter as many
 steps, and none of the transformer, of which one step takes longer than all those on batches.
@@ -71,9 +71,9 @@ REASONS: Sequence[tuple[Mapping[str, str], str]] = (
     ),
     (
         {"what": "steady step", "rival": "PyTorch, foreach"},
-        "Leaves so small cost the starting of kernels, not bytes: XLA starts one for each result of each leaf "
-        "and hands it to its threads. Joining small leaves into one array would close it, at the price of a "
-        "copy of the gradients and of a state that is no longer a tree like the parameters.",
+        "Leaves so small cost the starting of kernels, not bytes: XLA starts one for each result of each "
+        "leaf and hands it to its threads. Joining small leaves into one array would close it, at the price "
+        "of a copy of the gradients and of a state that is no longer a tree like the parameters.",
     ),
 )
 """Why a peer is ahead and what would close it, for the rows in which each field begins as said."""
