@@ -1,8 +1,9 @@
 """Memory of a process
 
-The most that a fresh process has held (`VmHWM` in /proc/self/status; what `resource` tells begins with that of
-the process it came from), less what it held before: the state, and three steps of an optimizer on parameters of the shapes of GPT-2 small, compiled with parameters and state given away,
-and an update outside `jax.jit`.
+The most that a fresh process has held, less what it held before: the state, and three steps of an optimizer
+on parameters of the shapes of GPT-2 small, compiled with parameters and state given away, or an update
+outside `jax.jit`. It is `VmHWM` in /proc/self/status; what `resource` tells of a process begins with that of
+the one it came from.
 """
 
 import subprocess
