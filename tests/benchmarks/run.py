@@ -141,6 +141,8 @@ def _circumstances(results: Mapping[str, Any]) -> str:
     parts = [
         f"{results['date']}; {results['machine']}; {versions}. The run took {results['minutes']} minutes."
     ]
+    if results.get("note"):
+        parts.insert(0, f"**{results['note']}**")
     if results["failed"]:
         parts.append(f"What failed and is missing: {', '.join(f'`{test}`' for test in results['failed'])}.")
     return " ".join(parts)
