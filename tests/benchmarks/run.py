@@ -62,6 +62,12 @@ out when seeds are drawn anew (bootstrap). A target that was not reached counts 
 
 REASONS: Sequence[tuple[Mapping[str, str], str]] = (
     (
+        {"what": "a loop in Python", "rival": "Optax"},
+        "A step so small is the call of its program, and our state has one more array to hand over, the count "
+        "of steps, which plain descent at a constant rate does not need. `fit` counts within its loop. A state "
+        "without a count where no rule reads it would close it.",
+    ),
+    (
         {"what": "steady step", "rival": "PyTorch, fused"},
         "PyTorch's fused kernel goes through memory once and starts one kernel for a leaf. XLA on processors "
         "makes a loop of each result, and each loop reads its inputs again: 40 bytes a number for Adam in "

@@ -16,6 +16,10 @@ ways to write the same equation in JAX, parameters and moments given away in eac
 - *pieces apart*: sixteen arrays in place of one, each of which waits for the one before, by a number of it
   that is added: what the first loop read is still in the cache for the second and the third.
 
+The order alone does not help models as they are: with each leaf waiting for the one before, Adam's step on
+ResNet-50 took 20.0 ms against 18.0 ms, on GPT-2 small 72.7 ms against 77.7 ms with quartiles that overlap
+(the copies: 11.6 ms and 52.7 ms). Their large leaves would have to be in pieces too.
+
 Slices that are written back into the whole array (`fori_loop` and `dynamic_update_slice`, or the same
 unrolled) are left out: XLA copies the whole arrays for each, which takes seconds. So are reductions of
 several operands over one element each: XLA takes a reduction of one element for the element. Of XLA's flags,
