@@ -144,4 +144,4 @@ def test_passes(race: Any) -> None:
     ours = stepper(jax.jit(step_of(tx), donate_argnums=(0, 1)), start(tx, params), grad, 1)
     contestants = {"gradxform": ours, "a copy": copying(28 * COUNT, 1), **in_torch("Adam", params, grad, 1)}
     contestants |= {name: running(way, begin(), grad) for name, (way, begin) in WAYS.items()}
-    race("step", "Adam, 16.8 million numbers", contestants, rounds=31)
+    race("steady step", "Adam, 16.8 million numbers", contestants, rounds=31)
