@@ -4,18 +4,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce, wraps
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.lax import GatherScatterMode
 from jax.tree_util import register_dataclass
 
 from gradxform.rule import Mask, resolve_mask
 from gradxform.sparse import RowSparse
 from gradxform.trees import check_inexact, flatten, paths
+
+if TYPE_CHECKING:  # it takes a third as long to load as the whole of this package
+    from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 __all__ = ["sparse_value_and_grad"]
 
@@ -188,19 +190,19 @@ class _Walk:
 
     def run(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         """What the function makes of its inputs."""
-        if isinstance(jaxpr, ClosedJaxpr):
+        if hasattr(jaxpr, "consts"):
             jaxpr, consts = jaxpr.jaxpr, jaxpr.consts
         known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
 
         def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, Literal) else known[atom]
+            return atom.val if hasattr(atom, "val") else known[atom]
 
         for equation in jaxpr.eqns:
             outputs = self.step(equation, [read(atom) for atom in equation.invars])
             known.update(zip(equation.outvars, outputs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def step(self, equation: JaxprEqn, inputs: list[Any]) -> Sequence[Any]:
+    def step(self, equation: "JaxprEqn", inputs: list[Any]) -> Sequence[Any]:
         """What an equation makes of its inputs."""
         views = [value for value in inputs if isinstance(value, _View)]
         if not views:
@@ -225,10 +227,10 @@ class _Walk:
         self.uses.update({view.table: name for view in views})
         return [None] * len(equation.outvars)
 
-    def cast(self, equation: JaxprEqn, rows: Any) -> Any:
+    def cast(self, equation: "JaxprEqn", rows: Any) -> Any:
         return self.compute(equation, [rows])[0]
 
-    def compute(self, equation: JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any]:
+    def compute(self, equation: "JaxprEqn", inputs: Sequence[Any]) -> Sequence[Any]:
         """What an equation makes of inputs that are no views."""
         return [None] * len(equation.outvars)
 
@@ -240,7 +242,7 @@ class _Walk:
         """The array that a view is of; any other value as it is."""
         return None
 
-    def look_up(self, equation: JaxprEqn, view: _View, *starts: Any) -> Any:
+    def look_up(self, equation: "JaxprEqn", view: _View, *starts: Any) -> Any:
         """Rows of a table."""
         count = math.prod(_shape(equation.outvars[0])[axis] for axis in _batch_axes(equation))
         computed = equation.primitive.name != "slice"
@@ -254,14 +256,14 @@ class _Evaluation(_Walk):
       indices: of each look-up, which rows it took.
     """
 
-    def __init__(self, traced: Jaxpr, deltas: Sequence[jax.Array]) -> None:
+    def __init__(self, traced: "Jaxpr", deltas: Sequence[jax.Array]) -> None:
         super().__init__()
         self.traced, self.deltas = traced, iter(deltas)
         self.indices: list[jax.Array] = []
 
-    def compute(self, equation: JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any]:
+    def compute(self, equation: "JaxprEqn", inputs: Sequence[Any]) -> Sequence[Any]:
         given = [
-            (a, value) for a, value in zip(equation.invars, inputs, strict=True) if type(a) is not Literal
+            (a, value) for a, value in zip(equation.invars, inputs, strict=True) if not hasattr(a, "val")
         ]
         alone = self.traced.replace(
             constvars=[],
@@ -294,7 +296,7 @@ class _Evaluation(_Walk):
     def whole(self, value: Any) -> Any:
         return value.cast(value.array) if isinstance(value, _View) else value
 
-    def look_up(self, equation: JaxprEqn, view: _View, *starts: Any) -> Any:
+    def look_up(self, equation: "JaxprEqn", view: _View, *starts: Any) -> Any:
         (rows,) = self.compute(equation, [view.array, *starts])
         self.indices.append(_indices(equation, view.array.shape, starts))
         batch = _batch_axes(equation)
@@ -304,7 +306,7 @@ class _Evaluation(_Walk):
 
 
 def _plan(
-    traced: ClosedJaxpr, leaves: dict[int, Any], argument: Any, tables: Mask | None
+    traced: "ClosedJaxpr", leaves: dict[int, Any], argument: Any, tables: Mask | None
 ) -> tuple[list[int], list[_Lookup]]:
     """The places of the tables, and their look-ups."""
     if tables is None:
@@ -332,7 +334,7 @@ def _plan(
     return named, [lookup for lookup in survey.lookups if lookup.table in named]
 
 
-def _looks_up(equation: JaxprEqn) -> bool:
+def _looks_up(equation: "JaxprEqn") -> bool:
     """Whether an equation takes whole rows, next to each other, of its first input."""
     shape, params = _shape(equation.invars[0]), equation.params
     if equation.primitive.name in ("dynamic_slice", "slice"):
@@ -344,7 +346,7 @@ def _looks_up(equation: JaxprEqn) -> bool:
     return bool(whole and not numbers.operand_batching_dims)
 
 
-def _batch_axes(equation: JaxprEqn) -> list[int]:
+def _batch_axes(equation: "JaxprEqn") -> list[int]:
     """The axes of a look-up's output along which the windows lie that it takes."""
     axes = range(len(_shape(equation.outvars[0])))
     if equation.primitive.name != "gather":
@@ -352,7 +354,7 @@ def _batch_axes(equation: JaxprEqn) -> list[int]:
     return [axis for axis in axes if axis not in equation.params["dimension_numbers"].offset_dims]
 
 
-def _window(equation: JaxprEqn) -> int:
+def _window(equation: "JaxprEqn") -> int:
     """How many rows next to each other a look-up takes at once."""
     params = equation.params
     return int((params["slice_sizes"] if "slice_sizes" in params else _shape(equation.outvars[0]))[0])
@@ -362,7 +364,7 @@ def _shape(atom: Any) -> tuple[int, ...]:
     return tuple(atom.aval.shape)
 
 
-def _indices(equation: JaxprEqn, shape: tuple[int, ...], starts: Sequence[Any]) -> Any:
+def _indices(equation: "JaxprEqn", shape: tuple[int, ...], starts: Sequence[Any]) -> Any:
     """Which rows a look-up takes: int32, one-dimensional; the number of rows stands for none."""
     params: dict[str, Any]
     name, params, window = equation.primitive.name, equation.params, _window(equation)

@@ -65,7 +65,8 @@ REASONS: Sequence[tuple[Mapping[str, str], str]] = (
         {"what": "a loop in Python", "rival": "Optax"},
         "A step so small is the call of its program, and our state has one more array to hand over, the "
         "count of steps, which plain descent at a constant rate does not need. A state without a count where "
-        "no rule reads it would close it: Optax with a count beside its state takes as long. `fit` counts inside.",
+        "no rule reads it would close it: Optax with a count beside its state takes as long. `fit` counts "
+        "inside.",
     ),
     (
         {"what": "steady step", "rival": "PyTorch, fused"},
