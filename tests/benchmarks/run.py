@@ -60,7 +60,18 @@ out when seeds are drawn anew (bootstrap). A target that was not reached counts 
 
 `python tests/benchmarks/time_to_target.py`"""
 
+_CALLS = (
+    "Each leaf is a call of a function that leaves of its shape share, and XLA inlines the calls. Where the "
+    "function is one or two operations that takes longer than it spares."
+)
+
 REASONS: Sequence[tuple[Mapping[str, str], str]] = (
+    (
+        {"what": "import"},
+        "Loading this package also loads its training, sweeps, devices and checkpoints, which Optax does not "
+        "have. To load those when they are first asked for would close it.",
+    ),
+    *(({"what": what}, _CALLS) for what in ("lower", "compile", "first step")),
     (
         {"what": "a loop in Python", "rival": "Optax"},
         "A step so small is the call of its program, and our state has one more array to hand over, the "
