@@ -65,19 +65,32 @@ _CALLS = (
     "function is one or two operations that takes longer than it spares."
 )
 
+_COUNT = (
+    "A step so small is the call of its program, and our state has one more array to hand over, the "
+    "count of steps, which plain descent at a constant rate does not need. A state without a count where "
+    "no rule reads it would close it: Optax with a count beside its state takes as long. `fit` counts "
+    "inside."
+)
+
 REASONS: Sequence[tuple[Mapping[str, str], str]] = (
     (
         {"what": "import"},
         "Loading this package also loads its training, sweeps, devices and checkpoints, which Optax does not "
         "have. To load those when they are first asked for would close it.",
     ),
-    *(({"what": what}, _CALLS) for what in ("lower", "compile", "first step")),
     (
-        {"what": "a loop in Python", "rival": "Optax"},
-        "A step so small is the call of its program, and our state has one more array to hand over, the "
-        "count of steps, which plain descent at a constant rate does not need. A state without a count where "
-        "no rule reads it would close it: Optax with a count beside its state takes as long. `fit` counts "
-        "inside.",
+        {"what": "compiled step", "case": "dadapt_adamw"},
+        "A rule's sums over the tree are taken before it runs, so that its moments are computed for the sum "
+        "and again for the step. Rules that hand on what they computed for the sum would close it.",
+    ),
+    *(({"what": what}, _CALLS) for what in ("lower", "compile", "first step")),
+    *(
+        (fields, _COUNT)
+        for fields in (
+            {"what": "a loop in Python", "rival": "Optax"},
+            {"what": "compiled step", "case": "sgd"},
+            {"what": "compiled step", "case": "momentum"},
+        )
     ),
     (
         {"what": "steady step", "rival": "PyTorch, fused"},
@@ -94,7 +107,7 @@ REASONS: Sequence[tuple[Mapping[str, str], str]] = (
         "of a copy of the gradients and of a state that is no longer a tree like the parameters.",
     ),
 )
-"""Why a peer is ahead and what would close it, for the rows in which each field begins as said."""
+"""Why a peer is ahead and what would close it, for the rows in which each field begins with these words."""
 
 Row = dict[str, Any]
 
@@ -136,7 +149,7 @@ def behind(row: Row) -> bool:
 def reason(row: Row) -> str:
     """Why a peer is ahead there."""
     for fields, why in REASONS:
-        if all(row[name].startswith(text) for name, text in fields.items()):
+        if all(f"{row[name]} ".startswith(f"{text} ") for name, text in fields.items()):
             return why
     return "Not looked into yet."
 
