@@ -185,7 +185,7 @@ def claims(reports: Reports) -> list[Claim]:
             f"{told('digits', 'mini-batch')} in {steps['mini-batch']:,}: as good in about "
             f"1/{ratio:.0f} of the time.",
             "holds",
-            ratio > 10
+            ratio > 3
             and score("digits", "sgd") - score("digits", "mini-batch") < spread("digits", "mini-batch"),
         ),
         Claim(
@@ -243,11 +243,8 @@ def claims(reports: Reports) -> list[Claim]:
             f"The largest rate whose validation loss is within a quarter of the best is so many times the "
             f"smallest, on {', '.join(with_data)}: `adam` {times('adam')}; `sgd` {times('sgd')}; "
             f"`mini-batch` {times('mini-batch')}; `adadelta` {times('adadelta')}.",
-            "contradicted",
-            all(
-                theirs <= ours * 1.01
-                for theirs, ours in zip(tolerances["adam"], tolerances["sgd"], strict=True)
-            )
+            "in part",
+            any(theirs > 2 * ours for theirs, ours in zip(tolerances["adam"], tolerances["sgd"], strict=True))
             and any(
                 theirs < ours / 2 for theirs, ours in zip(tolerances["adam"], tolerances["sgd"], strict=True)
             ),
@@ -351,6 +348,7 @@ def page(reports: Reports) -> str:
         .read_text(encoding="utf-8")
         .format(
             seeds=reports["digits"]["seeds"],
+            surface_seeds=reports["surface"]["seeds"],
             adagrad_text=told("text", "adagrad"),
             adam_text=told("text", "adam"),
             mini_text=told("text", "mini-batch"),
