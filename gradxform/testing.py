@@ -379,7 +379,7 @@ def odd_leaves(case: _Case) -> None:
 def half_precision(case: _Case) -> None:
     exact = bool(case.rules()) and case.rules()[-1].exact
     for dtype in (jnp.bfloat16, jnp.float16):
-        params, *grads = jax.tree.map(lambda leaf: leaf.astype(dtype), [case.params, *case.grads])  # noqa: B023
+        params, *grads = _cast([case.params, *case.grads], dtype)
         updates, state = case.run(params, grads)
         if exact:  # it decides by itself how the parameter is rounded
             continue
@@ -388,7 +388,7 @@ def half_precision(case: _Case) -> None:
                 leaf.dtype == dtype, f"updates{keystr(path[1:])} has dtype {leaf.dtype}, not {dtype.__name__}"
             )
         if case.wide:
-            wide_params, *wide_grads = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), [params, *grads])
+            wide_params, *wide_grads = _cast([params, *grads], jnp.float32)
             expected, wide_state = case.run(wide_params, wide_grads)
             # One unit in the last place, for the compiler may round float32 differently.
             narrow = jax.tree.map(lambda leaf: leaf.astype(dtype), expected)  # noqa: B023
@@ -556,6 +556,10 @@ def _random_trees(like: PyTree, count: int, seed: int) -> list[PyTree]:
         jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), like)
         for _ in range(count)
     ]
+
+
+def _cast(tree: PyTree, dtype: Any) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
 def _stack(trees: Sequence[PyTree]) -> PyTree:

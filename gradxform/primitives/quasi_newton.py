@@ -156,7 +156,8 @@ def _newton(
 ) -> tuple[Updates, ScaleByLBFGSState]:
     if not jax.tree.leaves(grads):
         return grads, state._replace(count=next_count(state.count))
-    return _compiled(grads, state, params, scale_init_precond)  # type: ignore[no-any-return]
+    advanced: tuple[Updates, ScaleByLBFGSState] = _compiled(grads, state, params, scale_init_precond)
+    return advanced
 
 
 def _direction(

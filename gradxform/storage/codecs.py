@@ -8,6 +8,7 @@ addition, and their sums stay closer to the mean than those of random numbers.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,7 +41,7 @@ _LEAST = 2.0**-126
 _Arrays = tuple[jax.Array, ...]
 
 
-class Codec:
+class Codec(ABC):
     """A way to keep arrays in few bytes: a frozen dataclass with `encode` and `decode`.
 
     Arrays are in float32 and have at least one axis. What they become has as
@@ -73,6 +74,7 @@ class Codec:
         """
         return self
 
+    @abstractmethod
     def encode(self, x: jax.Array, dither: Any) -> _Arrays:
         """An array in few bytes.
 
@@ -86,8 +88,8 @@ class Codec:
         Returns:
           A tuple of arrays.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how to encode")
 
+    @abstractmethod
     def decode(self, arrays: _Arrays, size: int) -> jax.Array:
         """The array, as nearly as it is known.
 
@@ -98,7 +100,6 @@ class Codec:
         Returns:
           The array.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how to decode")
 
 
 @dataclass(frozen=True)
@@ -140,22 +141,22 @@ class _Blocks(Codec):
     nonzero: bool = False
 
     @property
+    @abstractmethod
     def lowest(self) -> float:
         """The lowest level above 0."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def highest(self) -> float:
         """The level of the largest magnitude."""
-        raise NotImplementedError
 
+    @abstractmethod
     def place(self, x: jax.Array, level: jax.Array, dither: Any) -> jax.Array:
         """The codes of numbers whose magnitudes lie at these levels, and in between."""
-        raise NotImplementedError
 
+    @abstractmethod
     def level(self, codes: jax.Array, size: int) -> jax.Array:
         """The levels of codes, with the numbers' signs; `size` is the last axis's."""
-        raise NotImplementedError
 
     def of(self, kind: Kind) -> Codec:
         return replace(self, signed=kind.signed, nonzero=kind.nonzero)

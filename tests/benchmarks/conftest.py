@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from benchmarks import models
 from benchmarks.races import Contestant, Run, interleave, quartiles, start, step_of, stepper
+from sklearn.datasets import load_digits
 
 
 def pytest_addoption(parser: Any) -> None:
@@ -132,3 +133,21 @@ def stepping(draw: Callable[[int], Any]) -> Callable[[Callable[[], Any], int], C
         return stepper(jax.jit(step_of(tx), donate_argnums=(0, 1)), start(tx, draw(0)), draw(1), steps)
 
     return stepping
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    images, labels = load_digits(return_X_y=True)
+    return (images / 16).astype(np.float32), labels.astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def params() -> dict[str, np.ndarray]:
+    """A network of 64, 64 and 10 units."""
+    rng = np.random.default_rng(0)
+    return {
+        "hidden": (rng.normal(size=(64, 64)) / 8).astype(np.float32),
+        "hidden_bias": np.zeros(64, np.float32),
+        "out": (rng.normal(size=(64, 10)) / 8).astype(np.float32),
+        "out_bias": np.zeros(10, np.float32),
+    }

@@ -12,31 +12,12 @@ import jax
 import numpy as np
 import optax
 import pytest
-from sklearn.datasets import load_digits
 
 import gradxform as gx
 from gradxform.training.sweep import sweep
 
 RATES = np.logspace(-4, -1, 16).tolist()
 BATCH = 32
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[np.ndarray, np.ndarray]:
-    images, labels = load_digits(return_X_y=True)
-    return (images / 16).astype(np.float32), labels.astype(np.int32)
-
-
-@pytest.fixture(scope="module")
-def params() -> dict[str, np.ndarray]:
-    """A network of 64, 64 and 10 units."""
-    rng = np.random.default_rng(0)
-    return {
-        "hidden": (rng.normal(size=(64, 64)) / 8).astype(np.float32),
-        "hidden_bias": np.zeros(64, np.float32),
-        "out": (rng.normal(size=(64, 10)) / 8).astype(np.float32),
-        "out_bias": np.zeros(10, np.float32),
-    }
 
 
 def _loss(params: Any, batch: Any) -> Any:
