@@ -109,7 +109,7 @@ def describe(tx: GradientTransformation, params: Params | None = None) -> Descri
       ───────────────────────────  ────────────────────────  ─────────  ─────
       trace(decay=0.9)             v ← g + decay · v, u = v  trace      48
       scale_by_learning_rate(0.1)  u = −learning_rate · g               0
-      state: 52 bytes, 4.33 a parameter
+      state: 48 bytes, 4.00 a parameter
     """
     state = None if params is None else jax.eval_shape(tx.init, params)
     parts = tuple(_parts(tx, state))

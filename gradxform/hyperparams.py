@@ -236,7 +236,7 @@ class Resolver:
         self.names = distinct_names(owners)
         self.constants: list[dict[str, Any]] = []
         self.arrays: dict[str, Any] = {}
-        self._schedules: dict[str, Schedule] = {}
+        self.schedules: dict[str, Schedule] = {}
         self.tunables: dict[str, Any] = {}
         for owner, names in zip(owners, self.names, strict=True):
             constants = {}
@@ -246,7 +246,7 @@ class Resolver:
                 elif isinstance(value, jax.Array | np.ndarray):
                     self.arrays[names[local]] = value
                 elif callable(value):
-                    self._schedules[names[local]] = value
+                    self.schedules[names[local]] = value
                 else:
                     constants[local] = value
             self.constants.append(constants)
@@ -264,7 +264,7 @@ class Resolver:
         return result
 
     def _next(self, count: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        scheduled = {name: _as_array(schedule(count)) for name, schedule in self._schedules.items()}
+        scheduled = {name: _as_array(schedule(count)) for name, schedule in self.schedules.items()}
         return next_count(count), scheduled
 
 

@@ -36,8 +36,8 @@ class Step:
     rule computes in.
 
     Attributes:
-      count: steps taken before this one, int32.
-      t: the number of this step, counted from 1, in the dtype computed in.
+      count: steps taken before this one, int32, if the rule counts.
+      t: the number of this step, counted from 1, in the dtype computed in, if the rule counts.
       total: the sum over all leaves of the rule's `total`.
       last: the numbers that the rule kept for the whole tree after the last step.
       shared: those that it keeps after this one; known to its `update` alone.
@@ -61,6 +61,8 @@ class Step:
         self.__dict__.update(values)
 
     def __getattr__(self, name: str) -> Any:
+        if name in ("count", "t"):
+            raise AttributeError(f"the rule reads step.{name}, so it must say Rule(..., counts=True)")
         raise AttributeError(f"the rule has no hyperparameter {name!r}; it has {sorted(self.__dict__)}")
 
 
@@ -84,6 +86,8 @@ class Rule:
       scope: ``"element"`` if each element of the update depends only on the
         same element of the inputs, ``"array"`` if it needs the whole array.
       needs_params: whether `update` reads `param`.
+      counts: whether the rule reads ``step.count`` or ``step.t``. Where no rule does,
+        and nothing follows a schedule or is random, the state has no count.
       total: ``total(grad, slots, param, step)``: a number, or a tuple of
         numbers, taken of each leaf; their sums over all leaves are known to
         `update` as ``step.total`` (a global norm, say).
@@ -130,6 +134,7 @@ class Rule:
     equation: str = ""
     scope: Literal["element", "array"] = "element"
     needs_params: bool = False
+    counts: bool = False
     total: Callable[[Any, Any, Any, Any], Any] | None = None
     shared: Any = ()
     advance: Callable[[Any, Any], Any] | None = None
@@ -156,14 +161,14 @@ class LiftState(NamedTuple):
     """The state of a lift.
 
     Attributes:
-      count: steps taken, int32; at its maximum it stays there.
+      count: steps taken, int32; at its maximum it stays there. None where nothing depends on it.
       tunables: the current value of each `tunable` by name.
       scheduled: the value of each schedule at the last step by name.
       slots: for each rule its slots, each field a tree like the parameters.
       shared: for each rule the numbers that it keeps for the whole tree.
     """
 
-    count: jax.Array  # type: ignore[assignment]  # a tuple's own method, which no one calls on a state
+    count: jax.Array | None  # type: ignore[assignment]  # a tuple's own method, which no one calls on a state
     tunables: dict[str, jax.Array]
     scheduled: dict[str, jax.Array]
     slots: tuple[Slots, ...]
@@ -247,6 +252,7 @@ class _Walk:
         self.rules = rules
         self.who = " + ".join(rule.name for rule in rules) or "identity"
         self.resolver = Resolver(rules)
+        self.counts = bool(self.resolver.schedules) or any(rule.counts or rule.random for rule in rules)
         for rule in rules[:-1]:
             if rule.exact:
                 raise ValueError(f"{rule.name} must be the last part: what comes after it would round again")
@@ -279,7 +285,7 @@ class _Walk:
         masks = self.masks(params, lambda mask, _: flatten(mask)[0], len(leaves))
         tunables, scheduled = self.resolver.init()
         return LiftState(
-            jnp.zeros((), jnp.int32),
+            jnp.zeros((), jnp.int32) if self.counts else None,
             tunables,
             scheduled,
             tuple(map(slots, self.rules, masks)),
@@ -296,6 +302,7 @@ class _Walk:
             not isinstance(state, LiftState)
             or len(state.slots) != len(self.rules)
             or state.tunables.keys() != self.resolver.tunables.keys()
+            or (state.count is not None) != self.counts
         ):
             raise ValueError(
                 f"{self.who}: the state is not one that its init made (got {type(state).__name__}). "
@@ -323,8 +330,12 @@ class _Walk:
             ]
             for i in range(len(leaves))
         ]
-        count, scheduled = self.resolver.advance(state.count)
-        values = {**self.resolver.arrays, **state.tunables, **scheduled, "count": state.count}
+        count: jax.Array | None = None
+        scheduled: dict[str, jax.Array] = {}
+        values = {**self.resolver.arrays, **state.tunables}
+        if state.count is not None:
+            count, scheduled = self.resolver.advance(state.count)
+            values.update(scheduled, count=state.count)
         places = np.arange(len(leaves), dtype=np.uint32)
         for rule, names in zip(self.rules, self.resolver.names, strict=True):
             if rule.random:  # the keys of all leaves at once: hashed one by one they cost a kernel each
@@ -599,13 +610,15 @@ class _Run:
 
     def _step(self, r: int, values: dict[str, Any], dtype: Any, option: Any = None) -> Step:
         """What rule `r` may know of the step, its numbers in `dtype`."""
-        rule, count = self.rules[r], values["count"]
+        rule = self.rules[r]
 
         def number(value: Any) -> Any:
             return _cast(value, dtype) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else value
 
-        t = lax.add(lax.convert_element_type(count, dtype), np.ones((), dtype))
-        step = {"count": count, "t": t, "option": option, **self.constants[r]}
+        step = {"option": option, **self.constants[r]}
+        if rule.counts:
+            step["count"] = values["count"]
+            step["t"] = lax.add(lax.convert_element_type(step["count"], dtype), np.ones((), dtype))
         for local, name in self.names[r].items():
             if local not in self.constants[r]:
                 step[local] = number(values[name])

@@ -1,6 +1,7 @@
 """What the benchmarks make of their measurements; the races themselves are not run here."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -11,7 +12,6 @@ import time_to_target
 from benchmarks import models, races
 
 ROW = {
-    "section": "test_sparse",
     "what": "step",
     "case": "Adam",
     "rival": "Optax",
@@ -64,15 +64,16 @@ def test_a_clock_of_its_own_counts_and_laps_stay_apart() -> None:
     assert lapping["compile"].tolist() == [2.0, 2.0]
 
 
-def test_recorder_keeps_rows_by_section_and_names_what_failed() -> None:
-    recorder = run.Recorder()
+def test_recorder_keeps_rows_by_section_and_names_what_failed(tmp_path: Path) -> None:
+    recorder = run.Recorder(tmp_path / "section.json")
     report = {"when": "call", "user_properties": [("row", {"case": "Adam"}), ("other", 1)]}
     passed = SimpleNamespace(nodeid="benchmarks/test_sparse.py::test_a", passed=True, failed=False, **report)
     failed = SimpleNamespace(nodeid="benchmarks/test_sparse.py::test_b", passed=False, failed=True, **report)
     recorder.pytest_runtest_logreport(passed)
     recorder.pytest_runtest_logreport(failed)
-    assert recorder.rows == [{"section": "test_sparse", "case": "Adam"}]
-    assert recorder.failed == ["test_sparse.py::test_b"]
+    section = {"name": "test_sparse", "failed": ["test_sparse.py::test_b"], "rows": [{"case": "Adam"}]}
+    assert recorder.sections == {"test_sparse": section}
+    assert run.read(tmp_path / "section.json") == section
 
 
 @pytest.mark.parametrize(
@@ -121,14 +122,14 @@ def test_show(number: float, unit: str, shown: str) -> None:
     assert run.show(number, unit) == shown
 
 
-def _results(*rows: dict) -> dict:
+def _section(name: str, *rows: dict, failed: tuple[str, ...] = ()) -> dict:
     about = {"date": "2030-01-01", "machine": "a machine", "versions": {"jax": "1"}, "minutes": 3}
-    return {**about, "failed": [], "rows": list(rows)}
+    return {"name": name, **about, "failed": list(failed), "rows": list(rows)}
 
 
 def test_the_page_has_a_section_for_each_module_and_one_for_where_others_are_ahead() -> None:
     slower = {**ROW, "case": "momentum", "ratio": [1.2, 1.3, 1.4]}
-    page = run.page(_results(ROW, slower, {**ROW, "section": "test_wrappers"}))
+    page = run.page([_section("test_sparse", ROW, slower), _section("test_wrappers", ROW)])
     assert page.count("`python tests/benchmarks/run.py test_sparse.py`") == 1
     assert page.count("`python tests/benchmarks/run.py test_wrappers.py`") == 1
     behind = page[page.index("## Where another is ahead") : page.index("## Row-sparse")]
@@ -139,13 +140,40 @@ def test_the_page_has_a_section_for_each_module_and_one_for_where_others_are_ahe
 
 
 def test_what_failed_stands_on_the_page() -> None:
-    assert "test_sparse.py::test_b" in run.page({**_results(ROW), "failed": ["test_sparse.py::test_b"]})
+    assert "test_sparse.py::test_b" in run.page([_section("test_sparse", failed=("test_sparse.py::test_b",))])
 
 
-def test_results_survive_the_file(tmp_path) -> None:
-    results = _results(ROW, {**ROW, "case": "another"})
-    run.write(results, tmp_path / "results.json")
-    assert json.loads((tmp_path / "results.json").read_text()) == results
+def test_results_survive_the_file(tmp_path: Path) -> None:
+    sections = [_section("test_sparse", ROW, {**ROW, "case": "another"}), _section("test_passes", ROW)]
+    run.write(sections, tmp_path / "results.json")
+    assert run.read(tmp_path / "results.json") == sections
+
+
+def test_every_module_with_races_is_a_section() -> None:
+    assert {path.stem for path in run.HERE.glob("test_*.py")} == set(run.SECTIONS)
+
+
+def test_a_section_measured_again_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "benchmarks.json")
+    monkeypatch.setattr(run, "PAGE", tmp_path / "benchmarks.md")
+    run.write([_section("test_sparse", ROW), _section("test_sweep", ROW)], run.RESULTS)
+    again = _section("test_sparse", {**ROW, "at_most": 0.4})
+    monkeypatch.setattr(run, "measure_apart", {"test_sparse": again}.__getitem__)
+    assert run.main(["--again", "test_sparse.py"]) == 1  # a target is missed
+    assert run.read(run.RESULTS) == [again, _section("test_sweep", ROW)]
+    assert run.PAGE.read_text() == run.page(run.read(run.RESULTS), run.read(run.CONVERGENCE))
+
+
+def test_what_was_measured_before_a_process_died_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(command: list[str], check: bool) -> SimpleNamespace:
+        rows = {"name": "test_sparse", "failed": [], "rows": [ROW]}
+        Path(command[command.index("--into") + 1]).write_text(json.dumps(rows))
+        return SimpleNamespace(returncode=-11)
+
+    monkeypatch.setattr(run.subprocess, "run", die)
+    section = run.measure_apart("test_sparse")
+    assert section["rows"] == [ROW]
+    assert section["failed"] == ["the rest, by SIGSEGV"]
 
 
 def test_page_and_json_agree() -> None:

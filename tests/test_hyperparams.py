@@ -18,7 +18,7 @@ def test_a_tunable_is_read_and_set_without_compiling_again() -> None:
     def update(grad: Any, slots: Any, param: Any, step: Any) -> Any:
         return -step.rate * grad, slots
 
-    tx = gx.lift(gx.Rule("descend", update, hyperparams={"rate": gx.tunable(0.5)}))
+    tx = gx.lift(gx.Rule("descend", update, hyperparams={"rate": gx.tunable(0.5)}, counts=True))
     step = jax.jit(chex.assert_max_traces(tx.update, n=1))
     params = {"w": jnp.asarray([1.0, 2.0])}
     state = tx.init(params)

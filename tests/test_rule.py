@@ -200,6 +200,7 @@ def test_a_rule_sees_wide_arrays_and_its_hyperparameters() -> None:
         update,
         lambda param: Kept(gx.slot_like(param, dtype=jnp.bfloat16)),
         {"constant": 2, "array": jnp.asarray(3.0)},
+        counts=True,
     )
     params = {"w": jnp.ones(2, jnp.float16)}
     updates, state = run(gx.lift(rule), params, [params, params])
@@ -210,6 +211,36 @@ def test_a_rule_sees_wide_arrays_and_its_hyperparameters() -> None:
     assert state.slots[0].kept["w"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(state.slots[0].kept["w"].astype(float), [3.0, 3.0])
     assert state.count == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "counts"),
+    [
+        (lambda: gx.sgd(0.1, momentum=0.9), False),
+        (lambda: gx.sgd(gx.tunable(0.1)), False),
+        (lambda: gx.chain(gx.clip_by_global_norm(1.0), gx.rmsprop(jnp.asarray(0.1))), False),
+        (lambda: gx.sgd(lambda count: 0.1), True),
+        (lambda: gx.chain(gx.trace(0.9), gx.ema(0.9)), True),
+        (lambda: gx.add_noise(0.1, 0.55, 0), True),
+    ],
+)
+def test_a_state_counts_where_something_depends_on_it(make: Any, counts: bool) -> None:
+    tx, params = make(), {"w": jnp.ones(2)}
+    state = jax.jit(tx.update)(params, tx.init(params), params)[1]
+    assert state.count == 1 if counts else state.count is None
+    other = gx.adam(0.1) if not counts else gx.sgd(0.1)
+    with pytest.raises(ValueError, match="the state is not one that its init made"):
+        tx.update(params, tx.init(params)._replace(count=other.init(params).count), params)
+
+
+@pytest.mark.parametrize("name", ["count", "t"])
+def test_a_rule_that_reads_the_count_has_to_say_so(name: str) -> None:
+    tx = gx.lift(gx.Rule("late", lambda grad, slots, param, step: (grad / getattr(step, name), slots)))
+    with pytest.raises(
+        AttributeError, match=rf"reads step.{name}, so it must say Rule\(..., counts=True\)"
+    ) as it:
+        tx.update({"w": jnp.ones(2)}, tx.init({"w": jnp.ones(2)}))
+    assert "while late updated params['w']" in it.value.__notes__
 
 
 def test_total_sees_what_the_rules_before_it_did() -> None:

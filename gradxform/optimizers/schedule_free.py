@@ -298,7 +298,18 @@ def scale_by_madgrad(learning_rate: Hyperparam, momentum: Hyperparam = 0.9, eps:
 
     equation = "s ← s + λ · g, ν ← ν + λ · g², u = (1 − momentum) · (w₀ − s / (∛ν + eps) − w)"
     hyperparams = {"learning_rate": learning_rate, "momentum": unit(momentum), "eps": positive(eps)}
-    return lift(Rule("scale_by_madgrad", update, init, hyperparams, equation, needs_params=True, turns=True))
+    return lift(
+        Rule(
+            "scale_by_madgrad",
+            update,
+            init,
+            hyperparams,
+            equation,
+            needs_params=True,
+            turns=True,
+            counts=True,
+        )
+    )
 
 
 def madgrad(

@@ -155,7 +155,7 @@ def scale_by_sophia(
     if clip_threshold is not None:
         hyperparams["clip_threshold"] = positive(clip_threshold)
     equation = "u = clip(m̂ / max(gamma · h, eps)), h ← avg diag H"
-    inner = lift(Rule("scale_by_sophia", direction, moments, hyperparams, equation))
+    inner = lift(Rule("scale_by_sophia", direction, moments, hyperparams, equation, counts=True))
 
     def init(params: Params) -> SophiaState:
         return SophiaState(inner.init(params), estimator.init(params))
@@ -164,6 +164,7 @@ def scale_by_sophia(
         grads: Updates, state: SophiaState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, SophiaState]:
         count = state.inner_state.count
+        assert count is not None  # its rule counts
         updates, inner_state = inner.update(grads, state.inner_state, params)
         (slots,) = inner_state.slots
         if not slots:  # there are no parameters

@@ -126,8 +126,8 @@ def state_sharding(
       >>> import jax.numpy as jnp
       >>> from jax.sharding import PartitionSpec as P
       >>> shapes = {"w": jax.ShapeDtypeStruct((64, 8), jnp.float32)}
-      >>> specs = gx.state_sharding(gx.sgd(0.1, momentum=0.9), shapes, P("model"))
-      >>> tuple(specs.slots[0].trace["w"]), tuple(specs.count)
+      >>> specs = gx.state_sharding(gx.adam(0.1), shapes, P("model"))
+      >>> tuple(specs.slots[0].mu["w"]), tuple(specs.count)
       (('model',), ())
     """
     layouts = _given(params_sharding, params, "state_sharding")

@@ -125,7 +125,7 @@ def scale_by_amsgrad(
         return update, AmsgradSlots(mu, nu, nu_max)
 
     equation = "s ← max(s, v̂), u = m̂ / (√(s + eps_root) + eps)"
-    return lift(Rule("scale_by_amsgrad", update, init, _adam(b1, b2, eps, eps_root), equation))
+    return lift(Rule("scale_by_amsgrad", update, init, _adam(b1, b2, eps, eps_root), equation, counts=True))
 
 
 def scale_by_adamax(b1: Hyperparam = 0.9, b2: Hyperparam = 0.999, eps: Hyperparam = 1e-8) -> Lift:
@@ -161,9 +161,8 @@ def scale_by_adamax(b1: Hyperparam = 0.9, b2: Hyperparam = 0.999, eps: Hyperpara
         return safe_divide(debias(mu, step.b1, step.t), nu), AdamSlots(mu, nu)
 
     hyperparams = {"b1": fraction(b1), "b2": fraction(b2), "eps": nonnegative(eps)}
-    return lift(
-        Rule("scale_by_adamax", update, adam_slots, hyperparams, "v ← max(b2 · v, |g| + eps), u = m̂ / v")
-    )
+    equation = "v ← max(b2 · v, |g| + eps), u = m̂ / v"
+    return lift(Rule("scale_by_adamax", update, adam_slots, hyperparams, equation, counts=True))
 
 
 def scale_by_belief(
@@ -211,7 +210,9 @@ def scale_by_belief(
         return update, AdamSlots(mu, nu)
 
     equation = "s ← avg (g − m)² + eps_root, u = m̂ / (√ŝ + eps)"
-    return lift(Rule("scale_by_belief", update, adam_slots, _adam(b1, b2, eps, eps_root), equation))
+    return lift(
+        Rule("scale_by_belief", update, adam_slots, _adam(b1, b2, eps, eps_root), equation, counts=True)
+    )
 
 
 def scale_by_yogi(
@@ -255,21 +256,25 @@ def scale_by_yogi(
       >>> round(tx.update([3.0], tx.init([0.0]))[0][0].item(), 6)
       1.0
     """
-    first = initial_accumulator_value if initial_first_moment is None else initial_first_moment
-    unbias = debias if bias_correction else _biased
+    start = initial_accumulator_value if initial_first_moment is None else initial_first_moment
 
     def init(param: Any) -> AdamSlots:
-        return AdamSlots(slot_like(param, first), slot_like(param, initial_accumulator_value, real=True))
+        return AdamSlots(slot_like(param, start), slot_like(param, initial_accumulator_value, real=True))
 
     def update(grad: Any, slots: AdamSlots, param: Any, step: Step) -> tuple[Any, AdamSlots]:
         square = abs_squared(grad)
         mu = ema_of(slots.mu, grad, step.b1)
         nu = slots.nu - (1 - step.b2) * lax.sign(slots.nu - square) * square
-        denominator = safe_sqrt(unbias(nu, step.b2, step.t) + step.eps_root) + step.eps
-        return safe_divide(unbias(mu, step.b1, step.t), denominator, step.eps), AdamSlots(mu, nu)
+        first, second = mu, nu
+        if bias_correction:
+            first, second = debias(mu, step.b1, step.t), debias(nu, step.b2, step.t)
+        denominator = safe_sqrt(second + step.eps_root) + step.eps
+        return safe_divide(first, denominator, step.eps), AdamSlots(mu, nu)
 
     equation = "v ← v − (1 − b2) · sign(v − g²) · g², u = m̂ / (√(v̂ + eps_root) + eps)"
-    return lift(Rule("scale_by_yogi", update, init, _adam(b1, b2, eps, eps_root), equation))
+    return lift(
+        Rule("scale_by_yogi", update, init, _adam(b1, b2, eps, eps_root), equation, counts=bias_correction)
+    )
 
 
 def scale_by_radam(
@@ -332,7 +337,7 @@ def scale_by_radam(
 
     hyperparams = {**_adam(b1, b2, eps, eps_root), "threshold": nonnegative(threshold)}
     equation = "u = r · m̂ / (√(v̂ + eps_root) + eps) if ρ ≥ threshold else m̂"
-    return lift(Rule("scale_by_radam", update, adam_slots, hyperparams, equation))
+    return lift(Rule("scale_by_radam", update, adam_slots, hyperparams, equation, counts=True))
 
 
 def scale_by_adan(
@@ -392,7 +397,7 @@ def scale_by_adan(
 
     hyperparams = {**_adam(b1, b2, eps, eps_root), "b3": fraction(b3)}
     equation = "d = g − last g, n ← avg (g + (1 − b2) · d)², u = (m̂ + (1 − b2) · d̂) / (√(n̂ + eps_root) + eps)"
-    return lift(Rule("scale_by_adan", update, init, hyperparams, equation))
+    return lift(Rule("scale_by_adan", update, init, hyperparams, equation, counts=True))
 
 
 def scale_by_novograd(
@@ -459,6 +464,7 @@ def scale_by_novograd(
             "v ← avg ‖g‖², m ← b1 · m + g / (√(v + eps_root) + eps) + weight_decay · w, u = m",
             scope="array",
             needs_params=decays,
+            counts=True,
         )
     )
 
@@ -519,7 +525,7 @@ def scale_by_ademamix(
 
     hyperparams = {**_adam(b1, b2, eps, eps_root), "b3": unit(b3), "alpha": nonnegative(alpha)}
     equation = "m₁, m₂ ← avg g, u = (m̂₁ + alpha · m₂) / (√(v̂ + eps_root) + eps)"
-    return lift(Rule("scale_by_ademamix", update, init, hyperparams, equation))
+    return lift(Rule("scale_by_ademamix", update, init, hyperparams, equation, counts=True))
 
 
 def scale_by_simplified_ademamix(
@@ -571,7 +577,7 @@ def scale_by_simplified_ademamix(
 
     hyperparams = {**_adam(b1, b2, eps, eps_root), "alpha": alpha}
     equation = "m ← b1 · m + g, u = (m + alpha · g) / (√(v̂ + eps_root) + eps)"
-    return lift(Rule("scale_by_simplified_ademamix", update, init, hyperparams, equation))
+    return lift(Rule("scale_by_simplified_ademamix", update, init, hyperparams, equation, counts=True))
 
 
 def scale_by_adopt(
@@ -636,7 +642,7 @@ def scale_by_adopt(
 
     hyperparams = {"b1": fraction(b1), "b2": fraction(b2), "eps": positive(eps)}
     equation = "u = m ← avg clip(g / max(√v, eps)), then v ← avg g²"
-    return lift(Rule("scale_by_adopt", update, init, hyperparams, equation))
+    return lift(Rule("scale_by_adopt", update, init, hyperparams, equation, counts=True))
 
 
 def scale_by_acprop(
@@ -683,7 +689,9 @@ def scale_by_acprop(
         return update, AdamSlots(ema_of(slots.mu, grad, step.b1), nu)
 
     equation = "u = g / (√ŝ + eps), then s ← avg (g − m)² + eps_root"
-    return lift(Rule("scale_by_acprop", update, adam_slots, _adam(b1, b2, eps, eps_root), equation))
+    return lift(
+        Rule("scale_by_acprop", update, adam_slots, _adam(b1, b2, eps, eps_root), equation, counts=True)
+    )
 
 
 def _adam(b1: Hyperparam, b2: Hyperparam, eps: Hyperparam, eps_root: Hyperparam) -> dict[str, Any]:
@@ -694,10 +702,6 @@ def _adam(b1: Hyperparam, b2: Hyperparam, eps: Hyperparam, eps_root: Hyperparam)
         "eps": nonnegative(eps),
         "eps_root": nonnegative(eps_root),
     }
-
-
-def _biased(average: Any, decay: Any, t: Any) -> Any:
-    return average
 
 
 def _clip(x: Any, bound: Any) -> Any:

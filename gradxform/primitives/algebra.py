@@ -178,6 +178,7 @@ def _join(
             scope="array" if name == "graft" or any(rule.scope == "array" for rule in rules) else "element",
             batched=any(rule.batched for rule in rules),
             needs_params=any(rule.needs_params for rule in rules),
+            counts=any(rule.counts for rule in rules),
             turns=sum(rule.turns for rule in sides[0]) % 2 == 1,
         )
     )

@@ -93,6 +93,7 @@ def average_params(decay: Hyperparam | None = None, *, start: int = 0, every: in
             hyperparams,
             equation="average ← avg (w + g), u = g",
             needs_params=True,
+            counts=True,
         )
     )
 

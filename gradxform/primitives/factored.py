@@ -118,7 +118,9 @@ def scale_by_factored_rms(
         "epsilon": positive(epsilon),
     }
     equation = "r, c ← avg g² by row, by column, u = g / √(r · c / mean(r))"
-    return lift(Rule("scale_by_factored_rms", update, init, hyperparams, equation, scope="array"))
+    return lift(
+        Rule("scale_by_factored_rms", update, init, hyperparams, equation, scope="array", counts=True)
+    )
 
 
 def scale_by_sm3(b1: Hyperparam = 0.9, b2: Hyperparam = 1.0, eps: Hyperparam = 1e-8) -> Lift:

@@ -141,6 +141,7 @@ def scale_by_dog(
             total=total,
             shared=DoGNumbers(0.0, 0.0),
             advance=advance,
+            counts=True,
         )
     )
 
@@ -263,6 +264,7 @@ def scale_by_distance_over_gradients(
             "r ← max(r, ‖w − w₀‖), G ← G + ‖g‖², u = global_scale · r / √(G + eps) · g, array by array",
             scope="array",
             needs_params=True,
+            counts=True,
         )
     )
 

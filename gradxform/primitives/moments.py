@@ -122,17 +122,16 @@ def ema(decay: Hyperparam, debias: bool = True, accumulator_dtype: Any = None) -
       >>> tx.update([1.0], tx.init([0.0]))[0][0].item()
       0.25
     """
-    unbias = _debias if debias else _keep
 
     def init(param: Any) -> EmaSlots:
         return EmaSlots(slot_like(param, dtype=accumulator_dtype))
 
     def update(grad: Any, slots: EmaSlots, param: Any, step: Step) -> tuple[Any, EmaSlots]:
         average = ema_of(slots.ema, grad, step.decay)
-        return unbias(average, step.decay, step.t), EmaSlots(average)
+        return _debias(average, step.decay, step.t) if debias else average, EmaSlots(average)
 
     equation = "m ← decay · m + (1 − decay) · g, u = m" + (" / (1 − decayᵗ)" if debias else "")
-    return lift(Rule("ema", update, init, {"decay": fraction(decay)}, equation))
+    return lift(Rule("ema", update, init, {"decay": fraction(decay)}, equation, counts=debias))
 
 
 def scale_by_rss(initial_accumulator_value: Scalar = 0.0, eps: Hyperparam = 1e-7) -> Lift:
@@ -212,7 +211,6 @@ def scale_by_rms(
       >>> tx.update([3.0], tx.init([0.0]))[0][0].item()
       2.0
     """
-    unbias = _debias if bias_correction else _keep
     root = _root_of_sum if eps_in_sqrt else _root_and_eps
 
     def init(param: Any) -> RmsSlots:
@@ -220,11 +218,12 @@ def scale_by_rms(
 
     def update(grad: Any, slots: RmsSlots, param: Any, step: Step) -> tuple[Any, RmsSlots]:
         nu = ema_of(slots.nu, abs_squared(grad), step.decay)
-        return safe_divide(grad, root(unbias(nu, step.decay, step.t), step.eps)), RmsSlots(nu)
+        mean_square = debias(nu, step.decay, step.t) if bias_correction else nu
+        return safe_divide(grad, root(mean_square, step.eps)), RmsSlots(nu)
 
     hyperparams = {"decay": (fraction if bias_correction else unit)(decay), "eps": nonnegative(eps)}
     equation = f"E ← decay · E + (1 − decay) · g², u = g / {_written('E', bias_correction, eps_in_sqrt)}"
-    return lift(Rule("scale_by_rms", update, init, hyperparams, equation))
+    return lift(Rule("scale_by_rms", update, init, hyperparams, equation, counts=bias_correction))
 
 
 def scale_by_stddev(
@@ -262,7 +261,6 @@ def scale_by_stddev(
       >>> tx.update([3.0], tx.init([0.0]))[0][0].item()
       2.0
     """
-    unbias = _debias if bias_correction else _keep
     root = _root_of_sum if eps_in_sqrt else _root_and_eps
 
     def init(param: Any) -> StddevSlots:
@@ -271,13 +269,15 @@ def scale_by_stddev(
     def update(grad: Any, slots: StddevSlots, param: Any, step: Step) -> tuple[Any, StddevSlots]:
         mu = ema_of(slots.mu, grad, step.decay)
         nu = ema_of(slots.nu, abs_squared(grad), step.decay)
-        mean, mean_square = (unbias(moment, step.decay, step.t) for moment in (mu, nu))
+        mean, mean_square = mu, nu
+        if bias_correction:
+            mean, mean_square = (debias(moment, step.decay, step.t) for moment in (mu, nu))
         variance = jnp.maximum(mean_square - abs_squared(mean), 0)
         return safe_divide(grad, root(variance, step.eps)), StddevSlots(mu, nu)
 
     hyperparams = {"decay": (fraction if bias_correction else unit)(decay), "eps": nonnegative(eps)}
     equation = f"m, E ← averages of g, g²; u = g / {_written('(E − m²)', bias_correction, eps_in_sqrt)}"
-    return lift(Rule("scale_by_stddev", update, init, hyperparams, equation))
+    return lift(Rule("scale_by_stddev", update, init, hyperparams, equation, counts=bias_correction))
 
 
 def scale_by_adadelta(rho: Hyperparam = 0.9, eps: Hyperparam = 1e-6) -> Lift:
@@ -376,7 +376,7 @@ def scale_by_adam(
     def update(grad: Any, slots: AdamSlots, param: Any, step: Step) -> tuple[Any, AdamSlots]:
         mu = ema_of(slots.mu, grad, step.b1)
         nu = ema_of(slots.nu, abs_squared(grad), step.b2)
-        denominator = safe_sqrt(_debias(nu, step.b2, step.t) + step.eps_root) + step.eps
+        denominator = safe_sqrt(debias(nu, step.b2, step.t) + step.eps_root) + step.eps
         return safe_divide(first_moment(mu, grad, step, nesterov), denominator, step.eps), AdamSlots(mu, nu)
 
     hyperparams = {
@@ -386,7 +386,7 @@ def scale_by_adam(
         "eps_root": nonnegative(eps_root),
     }
     equation = "m ← avg g, v ← avg g², u = m̂ / (√(v̂ + eps_root) + eps)"
-    return lift(Rule("scale_by_adam", update, init, hyperparams, equation))
+    return lift(Rule("scale_by_adam", update, init, hyperparams, equation, counts=True))
 
 
 def adam_slots(param: Any, mu_dtype: Any = None) -> AdamSlots:
@@ -402,10 +402,6 @@ def first_moment(mu: Any, grad: Any, step: Step, nesterov: bool) -> Any:
 
 
 _debias = debias
-
-
-def _keep(average: jax.Array, decay: Scalar, t: Scalar) -> jax.Array:
-    return average
 
 
 def _root_of_sum(x: jax.Array, eps: Scalar) -> jax.Array:

@@ -101,4 +101,4 @@ def scale_by_optimistic_gradient(alpha: Hyperparam = 1.0, beta: Hyperparam = 1.0
 
     equation = "u = alpha · g + beta · (g − last g)"
     hyperparams = {"alpha": alpha, "beta": beta}
-    return lift(Rule("scale_by_optimistic_gradient", update, init, hyperparams, equation))
+    return lift(Rule("scale_by_optimistic_gradient", update, init, hyperparams, equation, counts=True))

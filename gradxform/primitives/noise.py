@@ -57,5 +57,6 @@ def add_noise(
             hyperparams={"eta": nonnegative(eta), "gamma": nonnegative(gamma), "key": tunable(key)},
             equation="u = g + N(0, eta / t^gamma)",
             random=True,
+            counts=True,
         )
     )

@@ -352,17 +352,15 @@ def scale_by_muon(
         raise ValueError(
             f"scale_by_muon: preconditioning must be one of {list(_NORMS)}, got {preconditioning!r}"
         )
-    unbias = debias if bias_correction else _keep
 
     def init(param: Any) -> MuonSlots:
         return MuonSlots(slot_like(param, dtype=mu_dtype))
 
     def momentum(grad: Any, slots: MuonSlots, param: Any, step: Step) -> tuple[Any, MuonSlots]:
-        mu, now = ema_of(slots.mu, grad, step.beta), step.t + nesterov
-        average = unbias(mu, step.beta, now)
-        if nesterov:
-            average = ema_of(average, unbias(grad, step.beta, step.t), step.beta)
-        return average, MuonSlots(mu)
+        average = mu = ema_of(slots.mu, grad, step.beta)
+        if bias_correction:
+            average, grad = debias(mu, step.beta, step.t + nesterov), debias(grad, step.beta, step.t)
+        return ema_of(average, grad, step.beta) if nesterov else average, MuonSlots(mu)
 
     def orthogonalize(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
         rows = step.ns_coeffs[-ns_steps:] if step.ns_coeffs.ndim == 2 else step.ns_coeffs
@@ -371,7 +369,7 @@ def scale_by_muon(
 
     equation = "m ← avg g, u = " + ("m̂ looking ahead" if nesterov else "m̂")
     return lift(
-        Rule("scale_by_muon", momentum, init, {"beta": fraction(beta)}, equation),
+        Rule("scale_by_muon", momentum, init, {"beta": fraction(beta)}, equation, counts=bias_correction),
         Rule(
             "orthogonalize",
             orthogonalize,
@@ -382,10 +380,6 @@ def scale_by_muon(
             batched=True,
         ),
     )
-
-
-def _keep(average: jax.Array, decay: Scalar, t: Scalar) -> jax.Array:
-    return average
 
 
 def scale_by_shape(

@@ -239,6 +239,7 @@ def scale_by_kron(
             advance=advance,
             batched=True,
             random=True,
+            counts=True,
         )
     )
 

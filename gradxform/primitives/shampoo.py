@@ -222,6 +222,7 @@ def scale_by_shampoo(
         equation=f"L ← {'L +' if summed else 'avg'} G Gᵀ for each axis, u = L₁^(-1/2k) … Lₖ^(-1/2k) g",
         scope="array",
         batched=True,
+        counts=True,
     )
     return lift(rule)
 
@@ -353,5 +354,6 @@ def scale_by_soap(
             equation="m ← avg g, v ← avg (Qᵀ g)², u = Q (Qᵀ m̂ / (√v̂ + eps)), Q ← eigenvectors of avg G Gᵀ",
             scope="array",
             batched=True,
+            counts=True,
         )
     )

@@ -236,6 +236,7 @@ def _stored_rule(rule: Rule, choice: _Choice, at_init: _Choice | None) -> Rule:
         init=init,
         update=update,
         total=total if rule.total else None,
+        counts=True,
     )
 
 

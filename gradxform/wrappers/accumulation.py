@@ -212,4 +212,4 @@ def apply_every(k: int = 1) -> Lift:
         return jnp.where(place == k - 1, total, 0), ApplyEvery(total)
 
     equation = "s ← s + g, u = s at every k-th step, else 0"
-    return lift(Rule("apply_every", update, init, {"k": k}, equation))
+    return lift(Rule("apply_every", update, init, {"k": k}, equation, counts=True))

@@ -155,6 +155,7 @@ def mars(
                 {"gamma": nonnegative(gamma), "b1": fraction(b1), "max_norm": positive(max_norm)},
                 "c = g + gamma · b1 / (1 − b1) · (g − last g), u = c · min(1, max_norm / ‖c‖)",
                 scope="array",
+                counts=True,
             )
         ),
         tx,
@@ -393,4 +394,5 @@ def _with_products(rule: Rule, schedules: dict[str, Any]) -> Rule:
         update=update,
         total=total if rule.total else None,
         hyperparams={**rule.hyperparams, **schedules},
+        counts=True,
     )

@@ -1,8 +1,9 @@
 """Run every race and write docs/benchmarks.json and the page made of it: ``python tests/benchmarks/run.py``.
 
 Arguments go on to pytest (``test_sparse.py``, or ``-k trace``, say); then the table is printed and nothing is
-written, as it would have holes. ``--page`` measures nothing and makes the page of what was measured. The exit
-status is 1 if a target was missed.
+written, as it would have holes. ``--again test_sparse.py`` measures whole sections anew and leaves the others
+as they were. ``--page`` measures nothing and makes the page of what was measured. The exit status is 1 if a
+target was missed.
 """
 
 import ast
@@ -10,12 +11,14 @@ import datetime
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -26,6 +29,12 @@ DOCS = HERE.parents[1] / "docs"
 RESULTS, PAGE = DOCS / "benchmarks.json", DOCS / "benchmarks.md"
 CONVERGENCE = DOCS / "measured" / "time-to-target.json"
 
+SECTIONS = (
+    *("test_stages", "test_passes", "test_memory", "test_training", "test_sparse", "test_storage"),
+    *("test_sweep", "test_parallel", "test_wrappers", "test_catalogue", "test_import_time"),
+)
+"""The modules with races, as they follow on the page."""
+
 PEERS = ("Optax", "PyTorch")
 AHEAD = 1.02
 """A peer is ahead where the first quartile of the ratio is greater."""
@@ -34,7 +43,8 @@ INTRODUCTION = """\
 # Benchmarks
 
 `python tests/benchmarks/run.py` measures all of this and writes docs/benchmarks.json and this page; it wants
-a machine that does nothing else. Each row is a race: the contestants take turns in one process, round by
+a machine that does nothing else. Each section is measured in a process of its own, and with
+`run.py --again FILE` by itself. Each row is a race: the contestants take turns in one process, round by
 round, with garbage collection off. The numbers are medians, with the first and third quartile in brackets;
 the ratio is ours to the other's, of each round by itself, so below 1 we are ahead. `StableHLO` and memory
 are counted and have no spread.
@@ -110,22 +120,27 @@ REASONS: Sequence[tuple[Mapping[str, str], str]] = (
 """Why a peer is ahead and what would close it, for the rows in which each field begins with these words."""
 
 Row = dict[str, Any]
+Section = dict[str, Any]
 
 
 class Recorder:
-    """A pytest plugin that keeps what the tests recorded, and the names of those that failed."""
+    """A pytest plugin that keeps what the tests of each module recorded, and the names of those that failed.
 
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.failed: list[str] = []
+    Given a file, it writes them there after each test: a process may end before the last one.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.file = file
+        self.sections: dict[str, Section] = {}
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        section = Path(report.nodeid.split("::")[0]).stem
-        self.failed += [report.nodeid.split("/")[-1]] if report.failed else []
+        name = Path(report.nodeid.split("::")[0]).stem
+        section = self.sections.setdefault(name, {"name": name, "failed": [], "rows": []})
+        section["failed"] += [report.nodeid.split("/")[-1]] if report.failed else []
         if report.when == "call" and report.passed:
-            self.rows += [
-                {"section": section, **value} for name, value in report.user_properties if name == "row"
-            ]
+            section["rows"] += [value for name, value in report.user_properties if name == "row"]
+        if self.file:
+            self.file.write_text(json.dumps(section))
 
 
 def met(row: Row) -> bool | None:
@@ -154,14 +169,10 @@ def reason(row: Row) -> str:
     return "Not looked into yet."
 
 
-def page(results: Mapping[str, Any], convergence: Mapping[str, Any] | None = None) -> str:
+def page(sections: Sequence[Section], convergence: Mapping[str, Any] | None = None) -> str:
     """The page, from what was measured."""
-    rows = results["rows"]
-    parts = [INTRODUCTION, _circumstances(results), _overview(rows), _behind(rows)]
-    parts += [
-        _section(name, [row for row in rows if row["section"] == name])
-        for name in dict.fromkeys(row["section"] for row in rows)
-    ]
+    rows = [row for section in sections for row in section["rows"]]
+    parts = [INTRODUCTION, _overview(rows), _behind(rows), *map(_section, sections)]
     if convergence is not None:
         parts.append(_convergence(convergence))
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -169,14 +180,10 @@ def page(results: Mapping[str, Any], convergence: Mapping[str, Any] | None = Non
 
 def _circumstances(results: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{package} {number}" for package, number in results["versions"].items())
-    parts = [
-        f"{results['date']}; {results['machine']}; {versions}. The run took {results['minutes']} minutes."
-    ]
-    if results.get("note"):
-        parts.insert(0, f"**{results['note']}**")
+    text = f"{results['date']}, {results['minutes']} minutes; {results['machine']}; {versions}."
     if results["failed"]:
-        parts.append(f"What failed and is missing: {', '.join(f'`{test}`' for test in results['failed'])}.")
-    return " ".join(parts)
+        text += f" What failed and is missing: {', '.join(f'`{test}`' for test in results['failed'])}."
+    return text
 
 
 def _overview(rows: Sequence[Row]) -> str:
@@ -251,10 +258,12 @@ def _runs(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (rate, *took, reached, f"{median(row['lowest']):.4g}")
 
 
-def _section(name: str, rows: Sequence[Row]) -> str:
+def _section(section: Section) -> str:
+    name, rows = section["name"], section["rows"]
     title, _, about = (ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())) or "").partition("\n")
     head = ("case", "against", "gradxform", "the other", "ratio", "rounds", "target", "met")
-    parts = [f"## {title.removesuffix('.')}", about, f"`python tests/benchmarks/run.py {name}.py`"]
+    command = f"`python tests/benchmarks/run.py {name}.py`"
+    parts = [f"## {title.removesuffix('.')}", about, command, _circumstances(section)]
     for what in dict.fromkeys(row["what"] for row in rows):
         parts += [f"**{what}**", table(head, (_cells(row) for row in rows if row["what"] == what))]
     return "\n\n".join(part.strip() for part in parts if part)
@@ -327,17 +336,33 @@ def versions() -> dict[str, str]:
     return found
 
 
-def measure(arguments: Sequence[str]) -> dict[str, Any]:
-    """Run the races; what came out."""
+def measure(arguments: Sequence[str], file: Path | None = None) -> list[Section]:
+    """Run races in this process; what came out, which is written to `file` too."""
     # One device, as a program without flags has; the tests ask for eight. Read when jax starts its backend.
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
     begun = {"date": f"{datetime.date.today():%Y-%m-%d}", "machine": machine(), "versions": versions()}
-    recorder, begin = Recorder(), perf_counter()
+    recorder, begin = Recorder(file), perf_counter()
     paths = [str(HERE / name) if (HERE / name).exists() else name for name in arguments]
     everything = [] if any(path != name for path, name in zip(paths, arguments, strict=True)) else [str(HERE)]
     pytest.main([*everything, "-m", "", "-q", *paths], [recorder])
     minutes = round((perf_counter() - begin) / 60)
-    return {**begun, "minutes": minutes, "failed": recorder.failed, "rows": recorder.rows}
+    return [{**section, **begun, "minutes": minutes} for section in recorder.sections.values()]
+
+
+def measure_apart(name: str) -> Section:
+    """Run the races of a module in a process of its own: memory and a crash are its own too."""
+    section: Section = {"name": name, "date": f"{datetime.date.today():%Y-%m-%d}"}
+    section |= {"machine": machine(), "versions": versions()}
+    begin = perf_counter()
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "section.json"
+        command = [sys.executable, str(HERE / "run.py"), "--into", str(file), f"{name}.py"]
+        status = subprocess.run(command, check=False).returncode
+        found = read(file) or {"failed": [f"{name}.py"], "rows": []}
+    if status < 0:
+        found["failed"].append(f"the rest, by {signal.Signals(-status).name}")
+    minutes = round((perf_counter() - begin) / 60)
+    return {**section, "minutes": minutes, "failed": found["failed"], "rows": found["rows"]}
 
 
 def read(path: Path) -> Any:
@@ -345,26 +370,43 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def write(results: Mapping[str, Any], path: Path) -> None:
+def write(sections: Sequence[Section], path: Path) -> None:
     """One row to a line, so that two runs can be told apart."""
-    rows = ",\n".join(f"  {json.dumps(row)}" for row in results["rows"])
-    about = json.dumps({name: value for name, value in results.items() if name != "rows"})
-    path.write_text(f'{about[:-1]}, "rows": [\n{rows}\n]}}\n')
+
+    def lines(section: Section) -> str:
+        about = json.dumps({name: value for name, value in section.items() if name != "rows"})
+        rows = ",\n".join(f"  {json.dumps(row)}" for row in section["rows"])
+        return f'{about[:-1]}, "rows": [\n{rows}\n]}}'
+
+    path.write_text("[\n" + ",\n".join(map(lines, sections)) + "\n]\n")
 
 
 def main(arguments: list[str]) -> int:
     """Measure, or only write the page; the exit status."""
-    if arguments == ["--page"]:
-        PAGE.write_text(page(read(RESULTS), read(CONVERGENCE)))
-        return 0
-    results = measure(arguments)
-    if arguments:
-        print(page(results))
-    else:
-        write(results, RESULTS)
-        subprocess.run([sys.executable, str(HERE / "time_to_target.py")], check=False)
-        PAGE.write_text(page(results, read(CONVERGENCE)))
-    return int(bool(results["failed"]) or any(met(row) is False for row in results["rows"]))
+    match arguments:
+        case ["--page"]:
+            sections = read(RESULTS)
+            PAGE.write_text(page(sections, read(CONVERGENCE)))
+            return 0
+        case ["--into", file, *rest]:
+            sections = measure(rest, Path(file))
+        case [] | ["--again", *_]:
+            chosen = [Path(name).stem for name in arguments[1:]] or SECTIONS
+            kept = {section["name"]: section for section in (read(RESULTS) or []) if arguments}
+            for name in chosen:
+                kept[name] = measure_apart(name)
+                sections = [kept[name] for name in SECTIONS if name in kept]
+                write(sections, RESULTS)
+                PAGE.write_text(page(sections, read(CONVERGENCE)))
+            if not arguments:
+                subprocess.run([sys.executable, str(HERE / "time_to_target.py")], check=False)
+                PAGE.write_text(page(sections, read(CONVERGENCE)))
+            sections = [kept[name] for name in chosen]
+        case _:
+            sections = measure(arguments)
+            print(page(sections))
+    missed = any(met(row) is False for section in sections for row in section["rows"])
+    return int(missed or any(section["failed"] for section in sections))
 
 
 if __name__ == "__main__":
