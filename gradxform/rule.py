@@ -16,9 +16,19 @@ from jax.tree_util import treedef_is_leaf
 
 from gradxform.arithmetic import compute_dtype, real_dtype, sum_of_squares
 from gradxform.hyperparams import Hyperparam, Resolver, check
-from gradxform.sparse import RowSparse, on_values, shape_of
+from gradxform.sparse import RowSparse, on_values
 from gradxform.transformation import GradientTransformation, Params, Updates
-from gradxform.trees import AnyParams, PyTree, broadcast_prefix, check_inexact, flatten, flatten_like, paths
+from gradxform.trees import (
+    AnyParams,
+    PyTree,
+    broadcast_prefix,
+    check_all_inexact,
+    check_gradient,
+    check_inexact,
+    flatten,
+    flatten_like,
+    paths,
+)
 
 Slots: TypeAlias = Any
 """What a rule remembers for one array: a ``NamedTuple`` of arrays, or ``()``."""
@@ -266,10 +276,8 @@ class _Walk:
         return _Walk, (self.rules,)
 
     def init(self, params: Params) -> LiftState:
+        check_all_inexact(params, root="params", who=self.who)
         leaves, treedef = flatten(params)
-        for index, leaf in enumerate(leaves):
-            if leaf is not None:
-                check_inexact(leaf, params, index, root="params", who=self.who)
 
         def slots(rule: Rule, mask: list[bool]) -> Slots:
             entries = [None] * len(leaves)
@@ -416,26 +424,10 @@ class _Walk:
         for index, (grad, param) in enumerate(zip(leaves, originals, strict=True)):
             if grad is None:
                 continue
-            check_inexact(grad, grads, index, root="grads", who=self.who)
             if without_params:
-                continue
-            if param is None or not tree_util.all_leaves([param]):
-                raise ValueError(
-                    f"{self.who}: {paths(grads, 'grads')[index]} is a gradient, but in its place the "
-                    f"parameters have {'None' if param is None else type(param).__name__}. Pass the "
-                    "parameters that the gradients were taken with respect to."
-                )
-            if np.iscomplexobj(grad) and not np.iscomplexobj(param):
-                raise TypeError(
-                    f"{self.who}: {paths(grads, 'grads')[index]} is complex, its parameter has dtype "
-                    f"{jnp.result_type(param)}. Take the real part of the gradient first."
-                )
-            if shape_of(grad) != np.shape(param):
-                raise ValueError(
-                    f"{self.who}: {paths(grads, 'grads')[index]} has shape {shape_of(grad)}, "
-                    f"its parameter has shape {np.shape(param)}. Pass the parameters that the "
-                    "gradients were taken with respect to."
-                )
+                check_inexact(grad, grads, index, root="grads", who=self.who)
+            else:
+                check_gradient(grad, param, grads, index, who=self.who)
 
 
 class _Work(NamedTuple):

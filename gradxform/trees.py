@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import (
     PyTreeDef,
+    all_leaves,
     keystr,
     register_pytree_node_class,
     tree_flatten,
@@ -27,6 +29,9 @@ __all__ = [
     "AnyParams",
     "PyTree",
     "broadcast_prefix",
+    "check_all_inexact",
+    "check_gradient",
+    "check_gradients",
     "check_inexact",
     "flatten",
     "flatten_like",
@@ -194,6 +199,43 @@ def check_inexact(leaf: Any, tree: PyTree, index: int, *, root: str, who: str) -
         "can be optimized. Take the leaf out of the tree (put None in its place), or differentiate "
         "with respect to the other leaves only."
     )
+
+
+def check_all_inexact(tree: PyTree, *, root: str, who: str) -> None:
+    """Raise unless every leaf of a tree holds real or complex floating-point numbers."""
+    for index, leaf in enumerate(flatten(tree)[0]):
+        if leaf is not None:
+            check_inexact(leaf, tree, index, root=root, who=who)
+
+
+def check_gradient(grad: Any, param: Any, grads: PyTree, index: int, *, who: str) -> None:
+    """Raise unless `grad`, number `index` of `grads`, can be the gradient with respect to `param`."""
+    check_inexact(grad, grads, index, root="grads", who=who)
+    if param is None or not all_leaves([param]):
+        raise ValueError(
+            f"{who}: {paths(grads, 'grads')[index]} is a gradient, but in its place the parameters have "
+            f"{'None' if param is None else type(param).__name__}. Pass the parameters that the gradients "
+            "were taken with respect to."
+        )
+    if np.iscomplexobj(grad) and not np.iscomplexobj(param):
+        raise TypeError(
+            f"{who}: {paths(grads, 'grads')[index]} is complex, its parameter has dtype "
+            f"{jnp.result_type(param)}. Take the real part of the gradient first."
+        )
+    if np.shape(grad) != np.shape(param):
+        raise ValueError(
+            f"{who}: {paths(grads, 'grads')[index]} has shape {np.shape(grad)}, its parameter has shape "
+            f"{np.shape(param)}. Pass the parameters that the gradients were taken with respect to."
+        )
+
+
+def check_gradients(grads: PyTree, params: PyTree, *, who: str) -> None:
+    """Raise unless each leaf of `grads` can be the gradient with respect to the parameter in its place."""
+    leaves, treedef = flatten(grads)
+    beside = flatten_like(treedef, grads, params, root="params", like="grads", who=who)
+    for index, (grad, param) in enumerate(zip(leaves, beside, strict=True)):
+        if grad is not None:
+            check_gradient(grad, param, grads, index, who=who)
 
 
 def broadcast_prefix(prefix: PyTree, tree: PyTree, *, root: str, who: str) -> list[Any]:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from gradxform.arithmetic import Scalar, compute_dtype, ema_of
 from gradxform.transformation import Params
-from gradxform.trees import check_inexact, flatten, map_leaves
+from gradxform.trees import check_all_inexact, map_leaves
 
 __all__ = ["incremental_update", "periodic_update"]
 
@@ -43,9 +43,7 @@ def incremental_update(new_tensors: Params, old_tensors: Params, step_size: Scal
     who = "incremental_update"
     if isinstance(step_size, int | float | np.generic) and not 0 <= step_size <= 1:
         raise ValueError(f"{who}: step_size must be in [0, 1], got {step_size}")
-    for index, leaf in enumerate(flatten(new_tensors)[0]):
-        if leaf is not None:
-            check_inexact(leaf, new_tensors, index, root="new_tensors", who=who)
+    check_all_inexact(new_tensors, root="new_tensors", who=who)
 
     def move(new: Any, old: Any) -> jax.Array:
         dtype = compute_dtype(jnp.result_type(new), jnp.result_type(old))

@@ -26,12 +26,6 @@ EXCEPT = {
     "stateless": ("complex_numbers", "bad_input"),
     "stateless_with_tree_map": ("complex_numbers", "says_if_it_needs_params"),
     **dict.fromkeys(("masked_foreign", "multi_steps_foreign", "snapshot", "monitor"), ("bad_input",)),
-    # They make other trees of the gradients, or numbers of another dtype, before a rule sees them.
-    **dict.fromkeys(
-        ("flatten", "multi_steps", "dynamic_loss_scale", "scale_by_galore", "galore"), ("bad_input",)
-    ),
-    # Functions of whole trees that look at no leaf's dtype.
-    **dict.fromkeys(("scale_by_lbfgs", "backtracking", "zoom"), ("bad_input",)),
 }
 
 

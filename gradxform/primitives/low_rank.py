@@ -16,7 +16,7 @@ from gradxform.primitives.orthogonal import DimensionNumbers, MatrixAxes
 from gradxform.primitives.scaling import scale as scale_by
 from gradxform.rule import of_params
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
-from gradxform.trees import AnyParams, PyTree, broadcast_prefix, flatten, flatten_like, paths
+from gradxform.trees import AnyParams, PyTree, broadcast_prefix, check_gradients, flatten, flatten_like, paths
 from gradxform.wrappers.masking import masked
 from gradxform.wrappers.wrapper import Wrapper, conform, no_steps
 
@@ -125,6 +125,7 @@ def scale_by_galore(
             return flatten_like(treedef, grads, tree, root=root, like="grads", who="scale_by_galore")
 
         like = grads if params is None else params
+        check_gradients(grads, like, who="scale_by_galore")
         originals = [None if g is None else p for g, p in zip(leaves, align(like, "params"), strict=True)]
         axes = [
             None if grad is None else by

@@ -16,7 +16,7 @@ from gradxform.arithmetic import (
     total_of,
 )
 from gradxform.transformation import GradientTransformation, Params, Updates
-from gradxform.trees import PyTree, check_inexact, flatten, flatten_like, map_leaves, paths
+from gradxform.trees import PyTree, check_all_inexact, check_gradient, flatten, flatten_like, map_leaves
 
 __all__ = ["ScaleByLBFGSState", "filled_grads", "real_dtype_of", "real_vdot", "scale_by_lbfgs"]
 
@@ -83,6 +83,8 @@ def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Gr
         raise ValueError(f"scale_by_lbfgs: memory_size must be at least 1, got {memory_size!r}")
 
     def init(params: Params) -> ScaleByLBFGSState:
+        check_all_inexact(params, root="params", who="scale_by_lbfgs")
+
         def memory(param: Any) -> jax.Array:
             return jnp.zeros((memory_size, *jnp.shape(param)), compute_dtype(jnp.result_type(param)))
 
@@ -135,13 +137,7 @@ def filled_grads(who: str, grads: Updates, params: Params) -> Updates:
             return None
         if grad is None:
             return slot_like(param)
-        check_inexact(grad, params, index, root="grads", who=who)
-        if jnp.shape(grad) != jnp.shape(param) or (jnp.iscomplexobj(grad) and not jnp.iscomplexobj(param)):
-            raise ValueError(
-                f"{who}: {paths(params, 'grads')[index]} has shape {jnp.shape(grad)} and dtype "
-                f"{jnp.result_type(grad)}, its parameter has shape {jnp.shape(param)} and dtype "
-                f"{jnp.result_type(param)}. Pass the parameters that the gradients were taken at."
-            )
+        check_gradient(grad, param, params, index, who=who)
         return jnp.asarray(grad, compute_dtype(jnp.result_type(param)))
 
     return treedef.unflatten(map(fill, range(len(leaves)), leaves, given))

@@ -32,7 +32,7 @@ from gradxform.training.program import Carry, Guard, Outcome, Program, Record, p
 from gradxform.training.progress import progress_bar
 from gradxform.training.sources import Drawn, Rows, Stream, is_stream
 from gradxform.transformation import GradientTransformation, Params, State
-from gradxform.trees import PyTree, check_inexact, flatten, tree_bytes
+from gradxform.trees import PyTree, check_all_inexact, tree_bytes
 
 __all__ = ["fit"]
 
@@ -244,9 +244,7 @@ def fit(
             before.key,
             before.history,
         )
-    for index, leaf in enumerate(flatten(params)[0]):
-        if leaf is not None:
-            check_inexact(leaf, params, index, root="params", who="fit")
+    check_all_inexact(params, root="params", who="fit")
     params = place.params(params)
     run = _Run(
         loss_fn,

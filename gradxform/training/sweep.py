@@ -28,7 +28,7 @@ from gradxform.training.progress import Update, progress_bar
 from gradxform.training.sources import Rows, is_stream
 from gradxform.training.sweep_result import Judge, Keep, Mode, Runs, Seed, Sweep, key_of
 from gradxform.transformation import GradientTransformation, Params, State
-from gradxform.trees import PyTree, check_inexact, flatten, tree_bytes
+from gradxform.trees import PyTree, check_all_inexact, tree_bytes
 
 Grid: TypeAlias = Mapping[str, Sequence[Scalar] | jax.Array | np.ndarray] | Sequence[Mapping[str, Scalar]]
 """For each name its values, of which all combinations are trained; or the combinations themselves."""
@@ -184,9 +184,7 @@ def sweep(
     # A function is a leaf; a pytree that happens to be callable, such as a module, is not.
     draws = callable(params) and jax.tree_util.all_leaves([params])
     starts = _drawing(_Draw(params if draws else None))(keys, None if draws else params)
-    for index, leaf in enumerate(flatten(starts)[0]):
-        if leaf is not None:
-            check_inexact(leaf, starts, index, root="params", who="sweep")
+    check_all_inexact(starts, root="params", who="sweep")
     held = _Held(jax.tree.map(jnp.asarray, data), keys, starts)
     train = _Train(loss_fn, _Start(make_tx), plan, value_and_grad)
     saying = None if evaluate is None else _Evaluate(evaluate)

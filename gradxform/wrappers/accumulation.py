@@ -11,7 +11,7 @@ from gradxform.arithmetic import compute_dtype, next_count, slot_like
 from gradxform.hyperparams import show
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.transformation import GradientTransformation, Params, State, Updates
-from gradxform.trees import PyTree, flatten, flatten_like
+from gradxform.trees import PyTree, check_gradients, flatten, flatten_like
 from gradxform.wrappers.wrapper import Wrapper, no_steps, run_if, zeros
 
 __all__ = ["ApplyEvery", "MultiSteps", "MultiStepsState", "apply_every"]
@@ -117,6 +117,7 @@ class MultiSteps(Wrapper):
         def update(
             grads: Updates, state: MultiStepsState, params: Params | None = None, **extra: Any
         ) -> tuple[Updates, MultiStepsState]:
+            check_gradients(grads, state.acc_grads if params is None else params, who="MultiSteps")
             skip, skip_state = should_skip(grads, state.gradient_step, params)
             if jnp.shape(skip) != () or jnp.result_type(skip) != jnp.bool_:
                 raise TypeError(

@@ -18,7 +18,7 @@ from gradxform.transformation import (
     accepted_keywords,
     init_empty_state,
 )
-from gradxform.trees import PyTree, check_inexact
+from gradxform.trees import PyTree, check_gradients, check_inexact
 from gradxform.wrappers.wrapper import Wrapper, conform
 
 __all__ = [
@@ -94,6 +94,8 @@ def flatten(inner: GradientTransformation) -> Wrapper:
     def update(
         grads: Updates, state: State, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, State]:
+        if params is not None:
+            check_gradients(grads, params, who="flatten")
         known = None if params is None else vector(params)
         flat, state = inner.update(vector(grads), state, known, **accepted(extra))
         leaves, treedef = tree_flatten(grads)

@@ -17,7 +17,7 @@ from gradxform.transformation import (
     accepted_keywords,
     apply_updates,
 )
-from gradxform.trees import PyTree, map_leaves
+from gradxform.trees import PyTree, check_all_inexact, map_leaves
 from gradxform.wrappers.wrapper import conform, no_steps
 
 __all__ = [
@@ -158,6 +158,7 @@ def scale_by_backtracking_linesearch(
     )
 
     def init(params: Params) -> ScaleByBacktrackingLinesearchState:
+        check_all_inexact(params, root="params", who=who)
         dtype = real_dtype_of(params)
         return ScaleByBacktrackingLinesearchState(
             learning_rate=jnp.ones((), dtype),
@@ -326,6 +327,7 @@ def scale_by_zoom_linesearch(
         )
 
     def init(params: Params) -> ScaleByZoomLinesearchState:
+        check_all_inexact(params, root="params", who=who)
         dtype = real_dtype_of(params)
         infinite = [jnp.full((), jnp.inf, dtype) for _ in range(3)]
         return ScaleByZoomLinesearchState(

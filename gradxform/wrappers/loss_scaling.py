@@ -9,7 +9,7 @@ from gradxform.arithmetic import compute_dtype, next_count
 from gradxform.hyperparams import Scalar
 from gradxform.sparse import map_values
 from gradxform.transformation import GradientTransformation, Params, State, Updates
-from gradxform.trees import PyTree
+from gradxform.trees import PyTree, check_gradients
 from gradxform.wrappers.wrapper import Wrapper, no_steps, run_if, zeros
 
 __all__ = ["LossScaleState", "dynamic_loss_scale", "scale_loss", "static_loss_scale"]
@@ -174,6 +174,7 @@ def _scaled(call: str, inner: GradientTransformation, initial_scale: Scalar, ada
         grads: Updates, state: LossScaleState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, LossScaleState]:
         scale = state.tunables["loss_scale"]
+        check_gradients(grads, grads if params is None else params, who=call.partition("(")[0])
         unscaled, finite = _unscale(grads, scale)
         updates, inner_state = run_if(
             finite, inner, unscaled, state.inner_state, params, extra, zeros, dtypes=grads
