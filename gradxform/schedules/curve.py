@@ -55,7 +55,9 @@ class Curve:
         if not callable(function):
             raise TypeError(f"Curve: function must map a count to a value, got {function!r}")
         self._function = function
-        self.__name__ = self.__qualname__ = show(function) if name is None else name
+        self.__qualname__ = show(function) if name is None else name
+        # What `jax.jit` calls its program, whose name becomes that of a file.
+        self.__name__ = self.__qualname__.lstrip("(").partition("(")[0]
 
     def __call__(self, count: Any) -> jax.Array:
         value = self._function(_as_count(count))
@@ -78,7 +80,7 @@ class Curve:
         if not callable(other):
             raise TypeError(f"{self}.then: other must be a schedule (count -> value), got {other!r}")
         require(f"{self}.then", "at", at, DELAY)
-        first = f"({self})" if " * " in self.__name__ else self.__name__
+        first = f"({self})" if " * " in repr(self) else repr(self)
         return Curve(join([self, as_curve(other)], [at]), f"{first}.then({show(other)}, at={show(at)})")
 
     def __mul__(self, factor: Any) -> "Curve":
@@ -95,7 +97,7 @@ class Curve:
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        return self.__name__
+        return self.__qualname__
 
 
 def as_curve(schedule: Schedule) -> Curve:
