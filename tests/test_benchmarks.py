@@ -221,6 +221,17 @@ def test_ranking_by_the_median_ratio() -> None:
     assert never == {"optimizer": "never", "seconds": [None] * 3, "steps": [None] * 3}
 
 
+def test_the_ranking_stands_on_the_page() -> None:
+    about = {"at_edge": True, "rate": 0.1, "lowest": [0.5] * 3}
+    runs = [{**_run("a", "fast", [10] * 3, 0.5), **about}, {**_run("a", "late", [None] * 3, 1.0), **about}]
+    results = _section("", *runs) | {"ranking": time_to_target.ranking(runs)}
+    results["tasks"] = {"a": {"target": 0.25, "steps": 100, "batch": 8}}
+    page = run.page([_section("test_sparse", ROW)], json.loads(run.as_json(results)))
+    assert "| 1 | fast | 1 (1 to 1) | 1 (1 to 1) |\n| 2 | late | ∞ (∞ to ∞) | ∞ (∞ to ∞) |" in page
+    assert "| fast | 0.1 (edge) | 10 | 5 s | 3 of 3 | 0.5 |" in page
+    assert "| late | 0.1 (edge) | – | – | 0 of 3 | 0.5 |" in page
+
+
 def test_ranking_intervals_come_from_the_seeds() -> None:
     spread = _run("a", "spread", [10, 20, 30, 40, 50], 1.0)
     best, other = time_to_target.ranking([_run("a", "best", [10] * 5, 1.0), spread])

@@ -378,15 +378,16 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def write(sections: Sequence[Section], path: Path) -> None:
+def as_json(results: Mapping[str, Any]) -> str:
     """One row to a line, so that two runs can be told apart."""
+    about = json.dumps({name: value for name, value in results.items() if name != "rows"})
+    rows = ",\n".join(f"  {json.dumps(row)}" for row in results["rows"])
+    return f'{about[:-1]}, "rows": [\n{rows}\n]}}'
 
-    def lines(section: Section) -> str:
-        about = json.dumps({name: value for name, value in section.items() if name != "rows"})
-        rows = ",\n".join(f"  {json.dumps(row)}" for row in section["rows"])
-        return f'{about[:-1]}, "rows": [\n{rows}\n]}}'
 
-    path.write_text("[\n" + ",\n".join(map(lines, sections)) + "\n]\n")
+def write(sections: Sequence[Section], path: Path) -> None:
+    """All sections as one file."""
+    path.write_text("[\n" + ",\n".join(map(as_json, sections)) + "\n]\n")
 
 
 def main(arguments: list[str]) -> int:

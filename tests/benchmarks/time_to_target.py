@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import character_transformer as transformer
 import jax
 import numpy as np
-from run import CONVERGENCE, machine, versions, write
+from run import CONVERGENCE, as_json, machine, versions
 
 import gradxform as gx
 from gradxform.comparison.contestants import half_decades
@@ -265,6 +265,7 @@ def measure(names: Sequence[str]) -> dict[str, Any]:
     """Train all of them; what came out."""
     begin, rows, targets = perf_counter(), [], {}
     begun = {"date": f"{datetime.date.today():%Y-%m-%d}", "machine": machine(), "versions": versions()}
+    begun |= {"failed": []}
     for task_name, problem in PROBLEMS.items():
         task, target = problem.make(), None
         for name in names:
@@ -279,14 +280,20 @@ def measure(names: Sequence[str]) -> dict[str, Any]:
         assert target is not None
         targets[task_name] = {"target": target[1], "steps": problem.steps, "batch": problem.batch}
     minutes = round((perf_counter() - begin) / 60)
-    return {**begun, "minutes": minutes, "tasks": targets, "ranking": ranking(rows), "rows": rows}
+    return {
+        **begun,
+        "minutes": minutes,
+        "tasks": targets,
+        "ranking": ranking(rows),
+        "rows": rows,
+    }
 
 
 def main(arguments: list[str]) -> None:
     """Measure all and write, or those asked for and print."""
     results = measure(list(dict.fromkeys([REFERENCE, *(arguments or CONTESTANTS)])))
     if not arguments:
-        write(results, CONVERGENCE)
+        CONVERGENCE.write_text(f"{as_json(results)}\n")
 
 
 if __name__ == "__main__":
