@@ -110,14 +110,15 @@ def claims(reports: Reports) -> list[Claim]:
     def told(task: str, algorithm: str) -> str:
         return f"{score(task, algorithm):.4f} ± {spread(task, algorithm):.4f}"
 
-    def short_of_best(task: str, algorithm: str) -> bool:
-        """Whether another one is ahead by more than both spreads."""
-        return any(
-            score(task, other) - score(task, algorithm) > spread(task, other) + spread(task, algorithm)
-            for other in SEVEN
-        )
+    def lead(task: str, other: str, algorithm: str) -> float:
+        """How far one is ahead of another, in both spreads together."""
+        both = spread(task, other) + spread(task, algorithm)
+        return (score(task, other) - score(task, algorithm)) / both if both else 0.0
 
     with_data = TASKS[:3]
+    rival, where = max(
+        ((name, task) for name in SEVEN for task in with_data), key=lambda of: lead(of[1], of[0], "adam")
+    )
     ratio = row(reports, "digits", "sgd")["seconds"] / row(reports, "digits", "mini-batch")["seconds"]
     steps = {name: row(reports, "digits", name)["steps"] for name in SEVEN}
     valley = {name: on(reports, "valley", name)["steps"] for name in SEVEN}
@@ -134,11 +135,11 @@ def claims(reports: Reports) -> list[Claim]:
     return [
         Claim(
             "Start with Adam.",
-            "On none of the three data sets is another ahead of `adam` by more than the spreads: "
+            "On none of the three data sets is another ahead of `adam` by more than both spreads together: "
             + ", ".join(f"{task} {told(task, 'adam')}" for task in with_data)
-            + ".",
+            + f". The nearest to it is `{rival}` on {where}: {told(where, rival)}.",
             "holds",
-            not any(short_of_best(task, "adam") for task in with_data),
+            lead(where, rival, "adam") < 1,
         ),
         Claim(
             "Adaptive methods generalize worse than SGD.",
@@ -219,7 +220,7 @@ def claims(reports: Reports) -> list[Claim]:
             f"surface, rastrigin: of all seven only `{escaped[0]}` reaches the lowest minimum, in "
             f"{on(reports, 'rastrigin', escaped[0])['reached']} of {seeds} runs, with a rate of "
             f"{on(reports, 'rastrigin', escaped[0])['learning_rate']:g}; all others end in a local one.",
-            "contradicted",
+            "in part",
             escaped == ["adagrad"]
             and all(
                 on(reports, "rastrigin", name)["ended"] == "local minimum"
