@@ -125,7 +125,8 @@ def scale_by_amsgrad(
         return update, AmsgradSlots(mu, nu, nu_max)
 
     equation = "s ← max(s, v̂), u = m̂ / (√(s + eps_root) + eps)"
-    return lift(Rule("scale_by_amsgrad", update, init, _adam(b1, b2, eps, eps_root), equation, counts=True))
+    counts = bias_correction_mu or bias_correction_nu
+    return lift(Rule("scale_by_amsgrad", update, init, _adam(b1, b2, eps, eps_root), equation, counts=counts))
 
 
 def scale_by_adamax(b1: Hyperparam = 0.9, b2: Hyperparam = 0.999, eps: Hyperparam = 1e-8) -> Lift:
