@@ -306,16 +306,7 @@ class _Walk:
     ) -> tuple[Updates, LiftState]:
         leaves, treedef = flatten(grads)
         leaves = [_coalesce(leaf) if isinstance(leaf, RowSparse) else leaf for leaf in leaves]
-        if (
-            not isinstance(state, LiftState)
-            or len(state.slots) != len(self.rules)
-            or state.tunables.keys() != self.resolver.tunables.keys()
-            or (state.count is not None) != self.counts
-        ):
-            raise ValueError(
-                f"{self.who}: the state is not one that its init made (got {type(state).__name__}). "
-                "Call init of the same transformation, and pass on the state of the last update."
-            )
+        self.check_state(state)
 
         def align(tree: PyTree, root: str) -> list[Any]:
             return flatten_like(treedef, grads, tree, root=root, like="grads", who=self.who)
@@ -393,6 +384,25 @@ class _Walk:
             for r, old in enumerate(state.slots)
         )
         return treedef.unflatten(leaves), LiftState(count, state.tunables, scheduled, slots, tuple(shared))
+
+    def check_state(self, state: Any) -> None:
+        """Raise unless `init` of the same rules can have made it, saying what it lacks."""
+        if not isinstance(state, LiftState):
+            differs = f"it is a {type(state).__name__}"
+        elif len(state.slots) != len(self.rules):
+            differs = f"it has slots for {len(state.slots)} rules instead of {len(self.rules)}"
+        elif state.tunables.keys() != self.resolver.tunables.keys():
+            differs = f"its tunables are {sorted(state.tunables)} instead of {sorted(self.resolver.tunables)}"
+        elif (state.count is not None) != self.counts:
+            differs = (
+                "it has no count of steps" if self.counts else "it has a count of steps, which is not kept"
+            )
+        else:
+            return
+        raise ValueError(
+            f"{self.who}: the state is not one that its init made: {differs}. "
+            "Call init of the same transformation, and pass on the state of the last update."
+        )
 
     def masks(
         self, params: Params, align: Callable[[PyTree, str], list[Any]], leaves: int

@@ -223,7 +223,8 @@ def test_a_state_counts_where_something_depends_on_it(make: Any, counts: bool) -
     state = jax.jit(tx.update)(params, tx.init(params), params)[1]
     assert state.count == 1 if counts else state.count is None
     other = gx.adam(0.1) if not counts else gx.sgd(0.1)
-    with pytest.raises(ValueError, match="the state is not one that its init made"):
+    said = "it has no count of steps" if counts else "it has a count of steps, which is not kept"
+    with pytest.raises(ValueError, match=f"the state is not one that its init made: {said}"):
         tx.update(params, tx.init(params)._replace(count=other.init(params).count), params)
 
 
@@ -352,8 +353,13 @@ def test_trees_that_disagree() -> None:
         (params, tx.init({"w": b, "b": b}), params, r"scale_by_adam turned a slot of .* made for other"),
         (params, tx.init({"w": w, "b": w}), params, r"scale_by_adam turned a gradient .* made for other"),
         (params, (), params, "the state is not one that its init made.*tuple"),
-        (params, gx.sgd(0.1).init(params), params, "the state is not one that its init made"),
-        (params, gx.adam(gx.tunable(0.1)).init(params), params, "the state is not one that its init made"),
+        (params, gx.sgd(0.1).init(params), params, "not one that its init made: .* 1 rules instead of 2"),
+        (
+            params,
+            gx.adam(gx.tunable(0.1)).init(params),
+            params,
+            r"tunables are \['learning_rate'\] instead of",
+        ),
     ]
     for grads, other_state, other_params, message in disagreements:
         with pytest.raises(ValueError, match=message):
