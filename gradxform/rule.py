@@ -394,9 +394,7 @@ class _Walk:
         elif state.tunables.keys() != self.resolver.tunables.keys():
             differs = f"its tunables are {sorted(state.tunables)} instead of {sorted(self.resolver.tunables)}"
         elif (state.count is not None) != self.counts:
-            differs = (
-                "it has no count of steps" if self.counts else "it has a count of steps, which is not kept"
-            )
+            differs = "it does not count steps" if self.counts else "it counts steps, which is not needed"
         else:
             return
         raise ValueError(

@@ -223,7 +223,7 @@ def test_a_state_counts_where_something_depends_on_it(make: Any, counts: bool) -
     state = jax.jit(tx.update)(params, tx.init(params), params)[1]
     assert state.count == 1 if counts else state.count is None
     other = gx.adam(0.1) if not counts else gx.sgd(0.1)
-    said = "it has no count of steps" if counts else "it has a count of steps, which is not kept"
+    said = "it does not count steps" if counts else "it counts steps, which is not needed"
     with pytest.raises(ValueError, match=f"the state is not one that its init made: {said}"):
         tx.update(params, tx.init(params)._replace(count=other.init(params).count), params)
 
