@@ -36,8 +36,8 @@ which one to take for a problem of your own, `gradxform compare` measures with a
 What it shows: without noise and in few dimensions `lbfgs` reaches both minima exactly. `muon` and `galore`
 are for matrices; of these two problems' vectors they leave all to `nadam` and `adam`. With the noise of
 batches the methods that see a matrix as one (`soap`, `shampoo`) come furthest in as many steps, at a higher
-cost of each. `rprop` compares the signs of two gradients, which noise turns. Methods without a rate are behind the best of those whose rate was picked, but for `lbfgs` where
-there is no noise.
+cost of each. `rprop` compares the signs of two gradients, which noise turns. Methods without a rate are
+behind the best of those whose rate was picked, but for `lbfgs` where there is no noise.
 
 """
 
