@@ -95,8 +95,8 @@ REASONS: Sequence[tuple[Mapping[str, str], str]] = (
     ),
     (
         {"what": "steady step", "case": "SGD with momentum, 200 leaves", "rival": "Optax"},
-        "Both programs are the same 400 operations on the same arrays, and their arguments are taken apart in "
-        "the same time. What is left was not found.",
+        "Both programs are the same 400 operations on the same arrays, and their arguments are taken apart "
+        "in the same time. What is left was not found.",
     ),
     (
         {"what": "sweep", "case": "with compilation"},
