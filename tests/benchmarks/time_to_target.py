@@ -52,6 +52,11 @@ class Contestant(NamedTuple):
         return half_decades(self.rate / 10.1, self.rate * 10.1)
 
 
+def _whole(make: Callable[[Any], gx.GradientTransformation]) -> Callable[[Any], gx.GradientTransformation]:
+    """Of an optimizer that needs whole arrays, where a task's gradients are row-sparse."""
+    return lambda rate: gx.chain(gx.densify(), make(rate))
+
+
 CONTESTANTS: dict[str, Contestant] = {
     REFERENCE: Contestant(gx.adamw, 0.01),
     "gradient descent": Contestant(gx.sgd, 1.0, "all"),
@@ -65,12 +70,12 @@ CONTESTANTS: dict[str, Contestant] = {
     "nadam": Contestant(gx.nadam, 0.01),
     "radam": Contestant(gx.radam, 0.01),
     "adan": Contestant(gx.adan, 0.01),
-    "lamb": Contestant(gx.lamb, 0.01),
+    "lamb": Contestant(_whole(gx.lamb), 0.01),
     "lion": Contestant(gx.lion, 3e-3),
-    "adafactor": Contestant(partial(gx.adafactor, multiply_by_parameter_scale=False), 0.01),
-    "muon": Contestant(gx.muon, 0.01),
-    "soap": Contestant(gx.soap, 0.01),
-    "prodigy": Contestant(gx.prodigy, 1.0),
+    "adafactor": Contestant(_whole(partial(gx.adafactor, multiply_by_parameter_scale=False)), 0.01),
+    "muon": Contestant(_whole(gx.muon), 0.01),
+    "soap": Contestant(_whole(gx.soap), 0.01),
+    "prodigy": Contestant(_whole(gx.prodigy), 1.0),
     "schedule_free_adamw": Contestant(gx.schedule_free_adamw, 0.03),
 }
 
