@@ -537,6 +537,7 @@ def _momo(
             init,
             {**hyperparams, "learning_rate": learning_rate, "weight_decay": nonnegative(weight_decay)},
             "u = −tau · m, tau = min(learning_rate, (avg loss − lb + ⟨m, w⟩ − avg ⟨g, w⟩) / ‖m‖²)",
+            scope="array",  # its totals are of slots and parameters, of which rows would be a part
             needs_params=True,
             counts=True,
             total=total,
@@ -567,6 +568,7 @@ def _estimating(
             init,
             hyperparams,
             "u = −d · learning_rate · Adam, d ← max(d, an estimate of the distance to the solution)",
+            scope="array",  # as in MoMo
             needs_params=True,
             counts=True,
             total=total,

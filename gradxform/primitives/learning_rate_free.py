@@ -137,6 +137,7 @@ def scale_by_dog(
             _start,
             {"first": nonnegative(first), "eps": nonnegative(eps)},
             "r ← max(r, ‖w − w₀‖), G ← G + ‖g‖², u = r / √(G + eps) · g",
+            scope="array",  # of some rows alone the distance would be too short
             needs_params=True,
             total=total,
             shared=DoGNumbers(0.0, 0.0),
@@ -201,6 +202,7 @@ def scale_by_dowg(init_estim_sq_dist: Scalar | None = None, eps: Hyperparam = 1e
             _start,
             {"eps": nonnegative(eps)},
             "r² ← max(r², ‖w − w₀‖²), G ← G + r² · ‖g‖², u = r² / (√G + eps) · g",
+            scope="array",  # as in DoG
             needs_params=True,
             total=total,
             shared=DoWGNumbers(0.0, first),
