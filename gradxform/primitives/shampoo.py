@@ -1,6 +1,7 @@
 """Rules that see a matrix in the eigenvectors of its gradients' second moments: Shampoo and SOAP."""
 
 import math
+import numbers
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gradxform.arithmetic import abs_squared, debias, ema_of, real_dtype, safe_divide, safe_sqrt, slot_like
-from gradxform.hyperparams import Hyperparam, fraction, nonnegative, positive, unit
+from gradxform.hyperparams import Checked, Hyperparam, fraction, nonnegative, positive, unit
 from gradxform.primitives.axes import along, gram
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.slots import Exact, NonNegative
@@ -153,8 +154,8 @@ def scale_by_shampoo(
     preconditioned together.
 
     Args:
-      b2: 1 for the sum, as in the paper; below, in [0, 1], the moments are
-        moving averages with this decay, without bias to zero.
+      b2: the number 1 for the sum, as in the paper; below, in [0, 1), the moments
+        are moving averages with this decay, without bias to zero.
       eps: :math:`\epsilon`, above 0.
       block_size: longer axes are cut into as few equal blocks as fit, each
         with moments of its own.
@@ -182,7 +183,8 @@ def scale_by_shampoo(
       [[1.0, 0.0], [0.0, 1.0]]
     """
     _whole("scale_by_shampoo", block_size=block_size, update_interval=update_interval)
-    summed = isinstance(b2, int | float) and b2 == 1
+    summed = isinstance(b2, numbers.Number) and b2 == 1
+    below = Checked(b2, "in [0, 1), for only the number 1, no tunable, makes it a sum", lambda x: 0 <= x < 1)
 
     def init(param: Any) -> ShampooSlots:
         blocks = _Blocks(jnp.shape(param), block_size)
@@ -218,7 +220,7 @@ def scale_by_shampoo(
         "scale_by_shampoo",
         update,
         init,
-        {"b2": unit(b2), "eps": positive(eps)},
+        {"b2": unit(b2) if isinstance(b2, numbers.Number) else below, "eps": positive(eps)},
         equation=f"L ← {'L +' if summed else 'avg'} G Gᵀ for each axis, u = L₁^(-1/2k) … Lₖ^(-1/2k) g",
         scope="array",
         batched=True,
