@@ -16,7 +16,7 @@ from gradxform.arithmetic import (
     slot_like,
     sum_of_squares,
 )
-from gradxform.hyperparams import Hyperparam, Scalar, fraction, is_zero, nonnegative, positive, unit
+from gradxform.hyperparams import Checked, Hyperparam, Scalar, fraction, is_zero, nonnegative, positive, unit
 from gradxform.primitives.moments import AdamSlots, adam_slots, first_moment
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.slots import NonNegative
@@ -336,7 +336,7 @@ def scale_by_radam(
         update = jnp.where(enough, rectifier * safe_divide(numerator, denominator, step.eps), numerator)
         return update, AdamSlots(mu, nu)
 
-    hyperparams = {**_adam(b1, b2, eps, eps_root), "threshold": nonnegative(threshold)}
+    hyperparams = {**_adam(b1, b2, eps, eps_root), "threshold": Checked(threshold, "at least 4", lambda x: x >= 4)}
     equation = "u = r · m̂ / (√(v̂ + eps_root) + eps) if ρ ≥ threshold else m̂"
     return lift(Rule("scale_by_radam", update, adam_slots, hyperparams, equation, counts=True))
 

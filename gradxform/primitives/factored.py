@@ -173,7 +173,7 @@ def scale_by_sm3(b1: Hyperparam = 0.9, b2: Hyperparam = 1.0, eps: Hyperparam = 1
         least = spread[0]
         for vector in spread[1:]:
             least = jnp.minimum(least, vector)
-        gain = 1 if isinstance(step.b2, float | int) and step.b2 == 1 else 1 - step.b2
+        gain = jnp.where(step.b2 == 1, 1, 1 - step.b2)
         accumulated = step.b2 * least + gain * abs_squared(grad)
         scaled = jnp.where(accumulated > 0, grad / safe_sqrt(accumulated + step.eps), 0)
         nu = ema_of(slots.nu, scaled, step.b1)

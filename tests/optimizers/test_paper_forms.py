@@ -146,6 +146,7 @@ def test_distance_over_gradients_as_optax() -> None:
     [
         (lambda: gx.adamw(0.1, b1=1.0), r"b1 must be in \[0, 1\), got 1.0"),
         (lambda: gx.adopt(0.1, eps=0.0), "eps must be above 0, got 0.0"),
+        (lambda: gx.radam(0.1, threshold=3.0), "scale_by_radam: threshold must be at least 4, got 3.0"),
         (lambda: gx.lamb(0.1, weight_decay=-1.0), "weight_decay must be at least 0, got -1.0"),
         (lambda: gx.adafactor(0.1, eps=0.0), "epsilon must be above 0, got 0.0"),
         (lambda: gx.sm3(0.1, momentum=2.0), r"b1 must be in \[0, 1\], got 2.0"),
@@ -176,3 +177,15 @@ def test_what_needs_numbers_to_start_from_says_so() -> None:
         gx.sophia(0.1).update([1.0], gx.sophia(0.1).init([1.0]), [1.0])
     with pytest.raises(TypeError, match=r"scale_by_rprop compares numbers.*split_real_and_imaginary"):
         gx.rprop(0.1).init([1.0j])
+
+
+@pytest.mark.parametrize("one", [gx.tunable(1.0), np.float32(1.0), jnp.asarray(1.0), lambda count: 1.0])
+def test_a_decay_of_one_is_a_sum_however_it_is_given(one: Any) -> None:
+    grads = np.asarray([[2.0, -1.0], [0.5, 3.0]], np.float32)
+    both = []
+    for b2 in (1.0, one):
+        tx = gx.scale_by_sm3(b2=b2)
+        _, state = tx.update(grads, tx.init(grads))
+        both.append(tx.update(-grads, state)[0])
+    assert np.abs(both[0]).min() > 1e-3
+    assert_allclose(both[1], both[0], rtol=1e-6)
