@@ -17,6 +17,7 @@ from gradxform.arithmetic import (
     sum_of_squares,
 )
 from gradxform.hyperparams import Checked, Hyperparam, Scalar, fraction, is_zero, nonnegative, positive, unit
+from gradxform.primitives.clipping import check_number
 from gradxform.primitives.moments import AdamSlots, adam_slots, first_moment
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.slots import NonNegative
@@ -237,7 +238,7 @@ def scale_by_yogi(
       b2: :math:`\beta_2`, in [0, 1).
       eps: :math:`\epsilon`, at least 0.
       eps_root: :math:`\bar\epsilon`, at least 0.
-      initial_accumulator_value: what both moments start at.
+      initial_accumulator_value: what both moments start at, at least 0.
       initial_first_moment: what the first one starts at instead; 0 in the paper.
       bias_correction: whether to correct the moments; the paper does not.
 
@@ -257,6 +258,7 @@ def scale_by_yogi(
       >>> round(tx.update([3.0], tx.init([0.0]))[0][0].item(), 6)
       1.0
     """
+    check_number("scale_by_yogi", "initial_accumulator_value", nonnegative(initial_accumulator_value))
     start = initial_accumulator_value if initial_first_moment is None else initial_first_moment
 
     def init(param: Any) -> AdamSlots:
@@ -336,7 +338,10 @@ def scale_by_radam(
         update = jnp.where(enough, rectifier * safe_divide(numerator, denominator, step.eps), numerator)
         return update, AdamSlots(mu, nu)
 
-    hyperparams = {**_adam(b1, b2, eps, eps_root), "threshold": Checked(threshold, "at least 4", lambda x: x >= 4)}
+    hyperparams = {
+        **_adam(b1, b2, eps, eps_root),
+        "threshold": Checked(threshold, "at least 4", lambda x: x >= 4),
+    }
     equation = "u = r · m̂ / (√(v̂ + eps_root) + eps) if ρ ≥ threshold else m̂"
     return lift(Rule("scale_by_radam", update, adam_slots, hyperparams, equation, counts=True))
 

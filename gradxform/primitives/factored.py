@@ -60,7 +60,8 @@ def scale_by_factored_rms(
     Args:
       factored: whether to factor at all.
       decay_rate: the exponent :math:`c` of the averages' decay :math:`1 - t^{-c}`, in [0, 1].
-      step_offset: the step to count from, for a run that goes on after another.
+      step_offset: the step to count from, for a run that goes on with the state of
+        another; up to there every step is a first one, whose decay is 0.
       min_dim_size_to_factor: how long the two axes must be at least.
       epsilon: what is added to the squares, above 0.
       decay_rate_fn: ``(step, decay_rate) -> decay``, the step counted from 0.
@@ -99,7 +100,7 @@ def scale_by_factored_rms(
         return FactoredSlots(rows, columns, jnp.zeros(1, dtype))
 
     def update(grad: Any, slots: FactoredSlots, param: Any, step: Step) -> tuple[Any, FactoredSlots]:
-        decay = decay_rate_fn(step.t - 1 - step.step_offset, step.decay_rate)
+        decay = decay_rate_fn(jnp.maximum(step.t - 1 - step.step_offset, 0), step.decay_rate)
         squares, chosen = abs_squared(grad) + step.epsilon, axes(grad.shape)
         if chosen is None:
             v = ema_of(slots.v, squares, decay)

@@ -152,6 +152,16 @@ def test_distance_over_gradients_as_optax() -> None:
         (lambda: gx.sm3(0.1, momentum=2.0), r"b1 must be in \[0, 1\], got 2.0"),
         (lambda: gx.polyak_sgd(variant="spss"), "variant must be 'sps' or 'sps\\+', got 'spss'"),
         (lambda: gx.dog(init_step=("guess", 1.0)), "init_step must be .* got \\('guess', 1.0\\)"),
+        (lambda: gx.dog(init_step=("distance", -1.0)), "scale_by_dog: init_step must be at least 0"),
+        (lambda: gx.dowg(init_estim_sq_dist=-1.0), "init_estim_sq_dist must be above 0, got -1.0"),
+        (lambda: gx.cocob(eps=-1.0), "scale_by_cocob: eps must be at least 0, got -1.0"),
+        (lambda: gx.rprop(-0.1), "scale_by_rprop: learning_rate must be above 0, got -0.1"),
+        (lambda: gx.accumulate_squares(-0.1), "squares: initial_accumulator_value must be at least 0"),
+        (lambda: gx.adagrad(0.1, -0.1), "scale_by_rss: initial_accumulator_value must be at least 0"),
+        (lambda: gx.rmsprop(0.1, initial_scale=-0.1), "scale_by_rms: initial_scale must be at least 0"),
+        (lambda: gx.scale_by_stddev(initial_scale=-0.1), "scale_by_stddev: initial_scale must be at least 0"),
+        (lambda: gx.scale_by_yogi(initial_accumulator_value=-1.0), "initial_accumulator_value must be at"),
+        (lambda: gx.prodigy(estim_lr0=np.float32(-1.0)), "prodigy: estim_lr0 must be above 0, got -1.0"),
         (lambda: gx.prodigy(estim_lr0=0.0), "prodigy: estim_lr0 must be above 0, got 0.0"),
         (lambda: gx.mechanize(gx.sgd(1.0), s_init=0.0), "mechanize: s_init must be above 0, got 0.0"),
         (lambda: gx.mechanize(gx.sgd(1.0), num_betas=0), "num_betas must be at least 1, got 0"),
@@ -189,3 +199,39 @@ def test_a_decay_of_one_is_a_sum_however_it_is_given(one: Any) -> None:
         both.append(tx.update(-grads, state)[0])
     assert np.abs(both[0]).min() > 1e-3
     assert_allclose(both[1], both[0], rtol=1e-6)
+
+
+def test_numpy_scalars_are_numbers_to_start_from() -> None:
+    grads, params = [np.float32(2.0)], [np.float32(1.0)]
+    for make in (
+        lambda number: gx.scale_by_dowg(number(0.25)),
+        lambda number: gx.scale_by_dowg(eps=number(0.25)),
+        lambda number: gx.prodigy(betas=(0.9, number(0.75)), estim_lr0=number(0.5)),
+    ):
+        ours, theirs = (
+            tx.update(grads, tx.init(params), params)[0] for tx in (make(np.float32), make(float))
+        )
+        assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_cocob_without_eps_leaves_an_untouched_coordinate() -> None:
+    tx, params = gx.cocob(alpha=2.0, eps=0.0), jnp.asarray([1.0, 1.0])
+    updates, state = tx.update(jnp.asarray([0.0, 4.0]), tx.init(params), params)
+    assert_allclose(updates, [0.0, -0.5])
+    assert jnp.isfinite(jax.jacobian(lambda g: tx.update(g, tx.init(params), params)[0])(jnp.zeros(2))).all()
+    updates, _ = tx.update(jnp.asarray([4.0, 0.0]), state, params + updates)
+    assert_allclose(updates[0], -0.5)
+
+
+def test_adafactor_counts_no_step_below_its_offset() -> None:
+    """Up to there it remembers nothing; then it is a run that starts there."""
+    grads = [jnp.asarray([2.0, -1.0]) * scale for scale in (3.0, 1.0, 0.5, 2.0)]
+    late, fresh = gx.scale_by_factored_rms(step_offset=2), gx.scale_by_factored_rms()
+    state, own = late.init(grads[0]), fresh.init(grads[0])
+    for t, grad in enumerate(grads):
+        update, state = late.update(grad, state)
+        if t < 2:
+            assert_allclose(update, [1.0, -1.0], rtol=1e-6)
+        else:
+            expected, own = fresh.update(grad, own)
+            assert_allclose(update, expected, rtol=1e-6)

@@ -265,5 +265,6 @@ def test_a_negative_norm_is_known_to_turn_round(minus_one: Any) -> None:
         params = {"w": np.asarray([1.0, 1.0], np.float32)}
         _, state = tx.update({"w": np.asarray([1.0, 2.0], np.float32)}, tx.init(params), params)
         both.append(tx.update({"w": np.asarray([1.0, -0.5], np.float32)}, state, params)[0]["w"])
-    assert both[0][0] < 0 and both[0][1] == 0
+    assert both[0][0] < 0
+    assert both[0][1] == 0
     np.testing.assert_allclose(both[1], both[0], rtol=1e-6)
