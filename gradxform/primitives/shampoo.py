@@ -316,7 +316,7 @@ def scale_by_soap(
         direction = jnp.where(first, 0, rotate(direction, slots.basis))
         mu, nu = jnp.where(first, slots.mu, mu), jnp.where(first, slots.nu, nu)
         moments = tuple(
-            ema_of(old, gram(axis, grad), step.shampoo_beta)
+            ema_of(old, gram(axis, grad), step.b2 if shampoo_beta is None else step.shampoo_beta)
             for axis, old in zip(axes, slots.moments, strict=True)
         )
 
@@ -345,7 +345,7 @@ def scale_by_soap(
         "b1": fraction(b1),
         "b2": fraction(b2),
         "eps": nonnegative(eps),
-        "shampoo_beta": fraction(b2 if shampoo_beta is None else shampoo_beta),
+        **({} if shampoo_beta is None else {"shampoo_beta": fraction(shampoo_beta)}),
     }
     return lift(
         Rule(
