@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from gradxform.arithmetic import copy_of, debias
 from gradxform.hyperparams import Hyperparam, fraction
 from gradxform.rule import Lift, Rule, Step, lift
-from gradxform.slots import Exact
+from gradxform.slots import Exact, decode_stored
 from gradxform.transformation import Params, State
 from gradxform.trees import flatten, flatten_like
 
@@ -130,7 +130,12 @@ def evaluation_params(state: State, params: Params) -> Params:
         )
     leaves, treedef = flatten(params)
     averages = flatten_like(
-        treedef, params, found[0].average, root="the average", like="params", who="evaluation_params"
+        treedef,
+        params,
+        decode_stored(found[0].average),
+        root="the average",
+        like="params",
+        who="evaluation_params",
     )
     return treedef.unflatten(
         param if average is None else jnp.asarray(average, jnp.result_type(param))

@@ -165,8 +165,17 @@ def test_distance_over_gradients_as_optax() -> None:
         (lambda: gx.prodigy(estim_lr0=0.0), "prodigy: estim_lr0 must be above 0, got 0.0"),
         (lambda: gx.mechanize(gx.sgd(1.0), s_init=0.0), "mechanize: s_init must be above 0, got 0.0"),
         (lambda: gx.mechanize(gx.sgd(1.0), num_betas=0), "num_betas must be at least 1, got 0"),
-        (lambda: gx.schedule_free_sgd(b1=0.0), "schedule_free: b1 must not be 0"),
-        (lambda: gx.sophia(0.1, update_interval=0), "update_interval must be at least 1"),
+        (lambda: gx.schedule_free_sgd(b1=0.0), "schedule_free: b1 must be above 0 and at most 1, got 0.0"),
+        (lambda: gx.schedule_free_sgd(b1=gx.tunable(0.0)), "schedule_free: b1 must be above 0"),
+        (
+            lambda: gx.sophia(0.1, update_interval=0),
+            "update_interval must be an integer of at least 1, got 0",
+        ),
+        (lambda: gx.sophia(0.1, b2=1.5), r"scale_by_sophia: b2 must be in \[0, 1\], got 1.5"),
+        (
+            lambda: gx.sophia(0.1, verbose=True),
+            "print_win_rate_every_n_steps must be an integer of at least 1",
+        ),
     ],
 )
 def test_bad_hyperparameters_are_refused_by_name(make: Any, message: str) -> None:
@@ -179,7 +188,9 @@ def test_what_needs_numbers_to_start_from_says_so() -> None:
         gx.dowg(eps=gx.tunable(1e-4))
     with pytest.raises(TypeError, match="beta3 must be given"):
         gx.prodigy(betas=(0.9, gx.tunable(0.999)))
-    with pytest.raises(TypeError, match="warmup_steps needs a number for the learning rate"):
+    with pytest.raises(
+        TypeError, match="schedule_free_adamw: warmup_steps needs a number for the learning rate"
+    ):
         gx.schedule_free_adamw(gx.tunable(0.1), warmup_steps=10)
     with pytest.raises(TypeError, match="momo needs value: call update"):
         gx.momo().update([1.0], gx.momo().init([1.0]), [1.0])
@@ -235,3 +246,59 @@ def test_adafactor_counts_no_step_below_its_offset() -> None:
         else:
             expected, own = fresh.update(grad, own)
             assert_allclose(update, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("interval", [True, 2.5])
+def test_sophia_takes_whole_intervals_only(interval: Any) -> None:
+    with pytest.raises(TypeError, match=f"update_interval must be an integer of at least 1, got {interval}"):
+        gx.sophia(0.1, update_interval=interval)
+
+
+def test_sophia_prints_with_the_threshold_in_force(capfd: Any) -> None:
+    tx = gx.scale_by_sophia(
+        eps=1.0, clip_threshold=gx.tunable(1.0), verbose=True, print_win_rate_every_n_steps=1
+    )
+    params = jnp.asarray([1.0, 1.0])
+    for threshold, free in ((1.0, 0.5), (1e-4, 0.0)):
+        state = gx.set_hyperparams(tx.init(params), clip_threshold=threshold)
+        tx.update(jnp.asarray([3.0, 1e-3]), state, params, obj_fn=lambda w: jnp.sum(w**2))
+        jax.effects_barrier()
+        assert f"Sophia: {free} of the numbers are not clipped" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("b1", [gx.tunable(0.9), np.float32(0.9), jnp.asarray(0.9), lambda count: 0.9])
+def test_schedule_free_starts_at_the_parameters(b1: Any) -> None:
+    tx, params = gx.schedule_free_sgd(0.5, b1=b1), [jnp.asarray([4.0, -2.0])]
+    assert_allclose(gx.schedule_free_eval_params(tx.init(params), params)[0], params[0])
+    updates, state = tx.update([jnp.ones(2)], tx.init(params), params)
+    moved = gx.apply_updates(params, updates)
+    assert_allclose(gx.schedule_free_eval_params(state, moved)[0], [3.5, -2.5], rtol=1e-6)
+
+
+def test_averages_are_found_in_a_stored_state() -> None:
+    params = [jnp.linspace(-1.0, 1.0, 64)]
+    for tx, slot, read in (
+        (gx.schedule_free_sgd(0.5), "z", gx.schedule_free_eval_params),
+        (gx.chain(gx.sgd(0.5), gx.average_params()), "average", gx.evaluation_params),
+    ):
+        stored = gx.store(tx, "bfloat16", slots=slot, min_size=1)
+        (plain, own), (few, ours) = (
+            each.update([jnp.ones(64)], each.init(params), params) for each in (tx, stored)
+        )
+        expected = read(own, gx.apply_updates(params, plain))
+        assert_allclose(read(ours, gx.apply_updates(params, few))[0], expected[0], atol=0.02)
+        assert not np.array_equal(read(ours, gx.apply_updates(params, few))[0], expected[0])
+
+
+def test_one_tunable_of_soap_is_one() -> None:
+    """Left out, the matrices' decay is the other one, also when that is set."""
+    grads = [jnp.asarray([[1.0, 2.0], [3.0, -1.0]]), jnp.asarray([[0.0, 1.0], [-2.0, 1.0]])]
+    tunable, constant = gx.scale_by_soap(b2=gx.tunable(0.5)), gx.scale_by_soap(b2=0.75)
+    ours, theirs = tunable.init(grads[0]), constant.init(grads[0])
+    assert set(gx.get_hyperparams(ours)) == {"b2"}
+    ours = gx.set_hyperparams(ours, b2=0.75)
+    for grad in grads:
+        _, ours = tunable.update(grad, ours)
+        _, theirs = constant.update(grad, theirs)
+    for left, right in zip(ours.slots[0].moments, theirs.slots[0].moments, strict=True):
+        assert_allclose(left, right, rtol=1e-6)
