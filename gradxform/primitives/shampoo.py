@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.arguments import whole
 from gradxform.arithmetic import abs_squared, debias, ema_of, real_dtype, safe_divide, safe_sqrt, slot_like
 from gradxform.hyperparams import Checked, Hyperparam, fraction, nonnegative, positive, unit
 from gradxform.primitives.axes import along, gram
@@ -44,12 +45,6 @@ class SoapSlots(NamedTuple):
     nu: NonNegative
     moments: tuple[Exact, ...]
     basis: tuple[Exact, ...]
-
-
-def _whole(who: str, **values: int) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{who}: {name} must be an integer above 0, got {value!r}")
 
 
 def _power(eigenvalues: jax.Array, order: int, eps: Any) -> jax.Array:
@@ -167,7 +162,7 @@ def scale_by_shampoo(
       block.
 
     Raises:
-      ValueError: an argument is out of its bounds.
+      TypeError, ValueError: an argument is out of its bounds.
 
     References:
       Gupta, Koren and Singer, `Shampoo: preconditioned stochastic tensor
@@ -182,7 +177,7 @@ def scale_by_shampoo(
       >>> tx.update(grads, tx.init(grads))[0].round(3).tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """
-    _whole("scale_by_shampoo", block_size=block_size, update_interval=update_interval)
+    whole("scale_by_shampoo", block_size=block_size, update_interval=update_interval)
     summed = isinstance(b2, numbers.Number) and b2 == 1
     below = Checked(b2, "in [0, 1), for only the number 1, no tunable, makes it a sum", lambda x: 0 <= x < 1)
 
@@ -270,7 +265,7 @@ def scale_by_soap(
       two square matrices for each rotated axis.
 
     Raises:
-      ValueError: an argument is out of its bounds.
+      TypeError, ValueError: an argument is out of its bounds.
 
     References:
       Vyas et al., `SOAP: improving and stabilizing Shampoo using Adam
@@ -284,7 +279,7 @@ def scale_by_soap(
       >>> abs(tx.update(grads, state)[0]).round(3).tolist()
       [[0.0, 1.0], [0.0, 0.0]]
     """
-    _whole("scale_by_soap", precondition_frequency=precondition_frequency, max_precond_dim=max_precond_dim)
+    whole("scale_by_soap", precondition_frequency=precondition_frequency, max_precond_dim=max_precond_dim)
 
     def rotated(shape: tuple[int, ...]) -> list[int]:
         if len(shape) < 2 and not precondition_1d:
