@@ -19,6 +19,7 @@ __all__ = [
     "StddevSlots",
     "SumOfSquaresSlots",
     "accumulate_squares",
+    "adam_hyperparams",
     "adam_slots",
     "ema",
     "first_moment",
@@ -387,14 +388,19 @@ def scale_by_adam(
         denominator = safe_sqrt(debias(nu, step.b2, step.t) + step.eps_root) + step.eps
         return safe_divide(first_moment(mu, grad, step, nesterov), denominator, step.eps), AdamSlots(mu, nu)
 
-    hyperparams = {
+    hyperparams = adam_hyperparams(b1, b2, eps, eps_root)
+    equation = "m ← avg g, v ← avg g², u = m̂ / (√(v̂ + eps_root) + eps)"
+    return lift(Rule("scale_by_adam", update, init, hyperparams, equation, counts=True))
+
+
+def adam_hyperparams(b1: Hyperparam, b2: Hyperparam, eps: Hyperparam, eps_root: Hyperparam) -> dict[str, Any]:
+    """Adam's hyperparameters within their bounds."""
+    return {
         "b1": fraction(b1),
         "b2": fraction(b2),
         "eps": nonnegative(eps),
         "eps_root": nonnegative(eps_root),
     }
-    equation = "m ← avg g, v ← avg g², u = m̂ / (√(v̂ + eps_root) + eps)"
-    return lift(Rule("scale_by_adam", update, init, hyperparams, equation, counts=True))
 
 
 def adam_slots(param: Any, mu_dtype: Any = None) -> AdamSlots:
