@@ -211,7 +211,7 @@ def _safe_cbrt_jvp(primals: Any, tangents: Any) -> Any:
 def safe_divide(numerator: jax.Array, denominator: jax.Array, eps: Scalar = 0.0) -> jax.Array:
     """The quotient, and the numerator itself where the denominator is 0.
 
-    There both are 0 in every rule that uses it: a coordinate never touched.
+    For a coordinate that no gradient has touched both are 0, and so is the update.
 
     Args:
       numerator, denominator: arrays that broadcast.

@@ -147,6 +147,7 @@ def chain(*parts: GradientTransformation) -> GradientTransformation:
 
     Raises:
       TypeError: a part is no transformation; the message says which.
+      ValueError: a part comes after one whose last rule must be the last, being `exact`.
 
     Example:
       >>> import gradxform as gx
@@ -180,8 +181,9 @@ def named_chain(*parts: tuple[str, GradientTransformation]) -> NamedChain:
       Their composition.
 
     Raises:
-      TypeError, ValueError: a part is no pair of name and transformation, or
-        a name comes twice.
+      TypeError: a part is no pair of name and transformation.
+      ValueError: a name comes twice, or a part comes after one whose last rule must be the last,
+        being `exact`.
 
     Example:
       >>> import gradxform as gx

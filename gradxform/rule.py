@@ -237,6 +237,10 @@ def lift(*rules: Rule) -> Lift:
       that are not floating-point or complex, and `ValueError` where trees or
       shapes disagree, naming the leaf.
 
+    Raises:
+      TypeError: an argument is no `Rule`.
+      ValueError: a rule comes after one that must be the last, being `exact`.
+
     Example:
       >>> import gradxform as gx
       >>> double = gx.Rule("double", lambda grad, slots, param, step: (2 * grad, slots))

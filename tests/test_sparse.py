@@ -201,3 +201,16 @@ def test_narrow_tables_and_scan() -> None:
     assert params["table"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(params["table"][2], jnp.full(2, moved, jnp.bfloat16))
     np.testing.assert_array_equal(params["table"][3], jnp.ones(2, jnp.bfloat16))
+
+
+@pytest.mark.parametrize("name", ["dog", "dowg", "prodigy", "dadapt_adamw", "momo", "momo_adam"])
+def test_what_measures_all_parameters_refuses_rows(name: str) -> None:
+    """Its distances and inner products are over the whole tree; over the touched rows they are others."""
+    tx, params = getattr(gx, name)(), {"table": jnp.ones((ROWS, WIDTH))}
+    grads = {"table": sparse([1], drawn(0, 1, WIDTH))}
+    with pytest.raises(TypeError, match=rf"{name} needs whole arrays, but grads\['table'\] is row-sparse"):
+        tx.update(grads, tx.init(params), params, value=1.0)
+    whole = gx.chain(gx.densify(), tx)
+    updates, _ = whole.update(grads, whole.init(params), params, value=1.0)
+    dense, _ = tx.update({"table": grads["table"].to_dense()}, tx.init(params), params, value=1.0)
+    assert_close(updates, dense, rtol=1e-6, atol=1e-9)

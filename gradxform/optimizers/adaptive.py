@@ -30,7 +30,7 @@ def adagrad(
 
     Args:
       learning_rate: :math:`\alpha`.
-      initial_accumulator_value: what :math:`G` starts at: 0 as in the paper
+      initial_accumulator_value: what :math:`G` starts at, at least 0: 0 as in the paper
         (Optax starts at 0.1).
       eps: :math:`\epsilon`, at least 0.
 
@@ -38,7 +38,7 @@ def adagrad(
       A `GradientTransformation` with one slot the size of the parameters.
 
     Raises:
-      ValueError: `eps` is negative.
+      ValueError: a hyperparameter is negative.
 
     References:
       Duchi, Hazan and Singer, `Adaptive subgradient methods for online
@@ -78,9 +78,9 @@ def rmsprop(
 
     Args:
       learning_rate: :math:`\alpha`.
-      decay: :math:`\gamma`, in [0, 1].
+      decay: :math:`\gamma`, in [0, 1]; with bias correction in [0, 1).
       eps: :math:`\epsilon`, at least 0.
-      initial_scale: what :math:`E` starts at.
+      initial_scale: what :math:`E` starts at, at least 0.
       eps_in_sqrt: whether :math:`\epsilon` stands under the root; PyTorch
         and Keras put it outside.
       centered: whether to divide by the standard deviation instead.

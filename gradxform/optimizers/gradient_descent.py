@@ -94,6 +94,7 @@ def dpsgd(
     Raises:
       ValueError: a hyperparameter is out of its bounds; in `update`, a
         gradient has no axis of examples, or one of another length than the others'.
+      TypeError: `seed` is neither an integer nor a random key.
 
     References:
       Abadi et al., `Deep learning with differential privacy
@@ -138,7 +139,8 @@ def noisy_sgd(
       A `GradientTransformation` without slots.
 
     Raises:
-      ValueError: a hyperparameter is out of its bounds.
+      ValueError: a hyperparameter is out of its bounds, or there is no key, or two.
+      TypeError: the key is neither a random key nor an integer.
 
     References:
       Neelakantan et al., `Adding gradient noise improves learning for very deep networks

@@ -1,5 +1,6 @@
 """Optimizers without a learning rate to set: they find it from distances, or from the loss."""
 
+import numbers
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -19,8 +20,9 @@ from gradxform.arithmetic import (
     totals_of,
 )
 from gradxform.chain import chain
-from gradxform.hyperparams import Hyperparam, Scalar, fraction, is_zero, nonnegative, unit
+from gradxform.hyperparams import Hyperparam, Scalar, fraction, is_zero, nonnegative, positive, unit
 from gradxform.optimizers.recipe import decay, descend
+from gradxform.primitives.clipping import check_number
 from gradxform.primitives.learning_rate_free import scale_by_cocob, scale_by_dog, scale_by_dowg
 from gradxform.primitives.scaling import scale_by_learning_rate
 from gradxform.rule import Mask, Rule, Step, lift
@@ -147,6 +149,7 @@ def dowg(
 
     Raises:
       ValueError: a hyperparameter is out of its bounds.
+      TypeError: `init_estim_sq_dist` is left out, and `eps` is no number.
 
     References:
       Khaled, Mishchenko and Jin, `DoWG unleashed: an efficient universal parameter-free gradient
@@ -314,6 +317,7 @@ def prodigy(
 
     Raises:
       ValueError: a hyperparameter is out of its bounds.
+      TypeError: `beta3` is left out, and :math:`\beta_2` is no number.
 
     References:
       Mishchenko and Defazio, `Prodigy: an expeditiously adaptive parameter-free learner
@@ -326,7 +330,7 @@ def prodigy(
       -0.5
     """
     if beta3 is None:
-        if not isinstance(betas[1], int | float):
+        if not isinstance(betas[1], numbers.Number):
             raise TypeError(f"prodigy: betas[1] is {betas[1]!r}, so beta3 must be given")
         beta3 = betas[1] ** 0.5
 
@@ -537,6 +541,7 @@ def _momo(
             init,
             {**hyperparams, "learning_rate": learning_rate, "weight_decay": nonnegative(weight_decay)},
             "u = −tau · m, tau = min(learning_rate, (avg loss − lb + ⟨m, w⟩ − avg ⟨g, w⟩) / ‖m‖²)",
+            scope="array",  # its totals are of slots and parameters, of which rows would be a part
             needs_params=True,
             counts=True,
             total=total,
@@ -558,8 +563,7 @@ def _estimating(
     hyperparams: dict[str, Any],
 ) -> GradientTransformation:
     """A rule that estimates the distance to the solution."""
-    if isinstance(first, int | float) and not first > 0:
-        raise ValueError(f"{name}: estim_lr0 must be above 0, got {first!r}")
+    check_number(name, "estim_lr0", positive(first))
     return lift(
         Rule(
             name,
@@ -567,6 +571,7 @@ def _estimating(
             init,
             hyperparams,
             "u = −d · learning_rate · Adam, d ← max(d, an estimate of the distance to the solution)",
+            scope="array",  # as in MoMo
             needs_params=True,
             counts=True,
             total=total,

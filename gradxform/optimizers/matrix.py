@@ -91,7 +91,7 @@ def muon(
       matrices and two for the others.
 
     Raises:
-      ValueError: an argument is out of its bounds or unknown.
+      TypeError, ValueError: an argument is out of its bounds or unknown.
 
     References:
       Jordan et al., `Muon: an optimizer for hidden layers in neural networks
@@ -286,7 +286,7 @@ def soap(
       update moves no rotated leaf but by its decay.
 
     Raises:
-      ValueError: an argument is out of its bounds.
+      TypeError, ValueError: an argument is out of its bounds.
 
     References:
       Vyas et al., `SOAP: improving and stabilizing Shampoo using Adam

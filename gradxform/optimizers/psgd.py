@@ -58,7 +58,7 @@ def kron(
 
     Raises:
       ValueError: an argument is out of its bounds.
-      TypeError: in `init`, a parameter is complex.
+      TypeError: an argument is no integer, or no key; in `init`, a parameter is complex.
 
     References:
       Li, `Preconditioned stochastic gradient descent

@@ -38,7 +38,8 @@ def lbfgs(
       ``update(grads, state, params, value=..., grad=..., value_fn=...)``.
 
     Raises:
-      ValueError: `memory_size` is below 1.
+      TypeError: `memory_size` is no integer.
+      ValueError: it is below 1.
 
     References:
       Liu and Nocedal, `On the limited memory BFGS method for large scale optimization

@@ -1,5 +1,6 @@
 """Optimizers without a schedule to set: averages of the parameters take the schedule's place."""
 
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -7,13 +8,13 @@ import jax.numpy as jnp
 
 from gradxform.arithmetic import abs_squared, copy_of, next_count, safe_cbrt, safe_divide, slot_like
 from gradxform.chain import chain
-from gradxform.hyperparams import Hyperparam, Scalar, nonnegative, positive, unit
+from gradxform.hyperparams import Checked, Hyperparam, Scalar, nonnegative, positive, unit
 from gradxform.optimizers.gradient_descent import sgd
 from gradxform.optimizers.recipe import decay, descend
 from gradxform.primitives.moments import scale_by_rms
 from gradxform.rule import Lift, LiftState, Rule, Step, lift
 from gradxform.schedules import warmup_constant_schedule
-from gradxform.slots import Exact
+from gradxform.slots import Exact, decode_stored
 from gradxform.transformation import GradientTransformation, Params, State
 from gradxform.trees import flatten, flatten_like
 
@@ -78,8 +79,9 @@ def schedule_free(
       base_optimizer: any optimizer without momentum, its learning rate included; warm-up is
         welcome, decay is not.
       learning_rate: the base optimizer's, for the weights; a schedule is read one step ahead, as
-        Optax does.
-      b1: :math:`\beta_1`, in [0, 1], and not 0.
+        Optax does. It is a hyperparameter to itself, ``averaging_rate``: a tunable is to be set
+        here and in the base optimizer.
+      b1: :math:`\beta_1`, above 0 and at most 1.
       weight_lr_power: :math:`p`, at least 0.
       state_dtype: the dtype to keep :math:`z` in.
 
@@ -100,8 +102,8 @@ def schedule_free(
       >>> gx.apply_updates(params, updates)["w"].item()
       0.5
     """
-    if isinstance(b1, int | float) and b1 == 0:
-        raise ValueError("schedule_free: b1 must not be 0, for then the average cannot be found again")
+    # Of no average nothing can be found again.
+    some = Checked(b1, "above 0 and at most 1", lambda x: 0 < x <= 1)
     ahead = (lambda count: learning_rate(next_count(count))) if callable(learning_rate) else learning_rate
 
     def init(param: Any) -> ScheduleFreeSlots:
@@ -125,10 +127,10 @@ def schedule_free(
         "schedule_free",
         update,
         init,
-        {"b1": unit(b1), "averaging_rate": ahead, "weight_lr_power": nonnegative(weight_lr_power)},
+        {"b1": some, "averaging_rate": ahead, "weight_lr_power": nonnegative(weight_lr_power)},
         "z ← z + u, x ← avg z, w ← b1 · x + (1 − b1) · z",
         needs_params=True,
-        shared=ScheduleFreeNumbers(b1 if isinstance(b1, int | float) else 0.0, 0.0, 0.0),
+        shared=ScheduleFreeNumbers(1.0, 0.0, 0.0),  # at first the parameters are their average
         advance=advance,
     )
     return chain(base_optimizer, lift(rule))
@@ -170,7 +172,7 @@ def schedule_free_eval_params(state: State, params: Params) -> Params:
             f"schedule_free_eval_params: the state is one of {len(found) or 'no'} schedule_free; "
             "pass the state of a transformation with one of them"
         )
-    ((z, b1),) = found
+    z, b1 = decode_stored(found[0])
     leaves, treedef = flatten(params)
     bases = flatten_like(treedef, params, z, root="z", like="params", who="schedule_free_eval_params")
     return treedef.unflatten(
@@ -190,7 +192,8 @@ def schedule_free_sgd(
     r"""Gradient descent without a schedule.
 
     Args:
-      learning_rate: after the warm-up.
+      learning_rate: after the warm-up. A tunable stands in the state twice, as ``learning_rate``
+        and as the weights' ``averaging_rate``: set both.
       warmup_steps: over so many steps the learning rate grows from 0; by default none.
       b1, weight_lr_power, state_dtype: as in `schedule_free`.
       weight_decay: an L2 penalty, at least 0.
@@ -200,6 +203,7 @@ def schedule_free_sgd(
 
     Raises:
       ValueError: a hyperparameter is out of its bounds.
+      TypeError: `learning_rate` is no number, and there are `warmup_steps`.
 
     References:
       Defazio et al., `The road less scheduled <https://arxiv.org/abs/2405.15682>`_, 2024.
@@ -210,7 +214,7 @@ def schedule_free_sgd(
       >>> tx.update({"w": 1.0}, tx.init(params), params)[0]["w"].item()
       -0.5
     """
-    rate = _warming_up(learning_rate, warmup_steps)
+    rate = _warming_up("schedule_free_sgd", learning_rate, warmup_steps)
     base = chain(decay(weight_decay), sgd(rate))
     return schedule_free(base, rate, b1, weight_lr_power, state_dtype)
 
@@ -228,7 +232,8 @@ def schedule_free_adamw(
     r"""AdamW without a schedule: the averages stand in the first moment's place.
 
     Args:
-      learning_rate: after the warm-up.
+      learning_rate: after the warm-up. A tunable stands in the state twice, as ``learning_rate``
+        and as the weights' ``averaging_rate``: set both.
       warmup_steps: over so many steps the learning rate grows from 0; by default none.
       b1, weight_lr_power, state_dtype: as in `schedule_free`.
       b2: the decay of the second moment, in [0, 1).
@@ -240,6 +245,7 @@ def schedule_free_adamw(
 
     Raises:
       ValueError: a hyperparameter is out of its bounds.
+      TypeError: `learning_rate` is no number, and there are `warmup_steps`.
 
     References:
       Defazio et al., `The road less scheduled <https://arxiv.org/abs/2405.15682>`_, 2024.
@@ -250,7 +256,7 @@ def schedule_free_adamw(
       >>> round(tx.update({"w": 1.0}, tx.init(params), params)[0]["w"].item(), 6)
       -0.5
     """
-    rate = _warming_up(learning_rate, warmup_steps)
+    rate = _warming_up("schedule_free_adamw", learning_rate, warmup_steps)
     direction = scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)
     base = descend(direction, rate, weight_decay)
     return schedule_free(base, rate, b1, weight_lr_power, state_dtype)
@@ -343,9 +349,12 @@ def madgrad(
     return chain(decay(weight_decay), scale_by_madgrad(learning_rate, momentum, eps))
 
 
-def _warming_up(learning_rate: Hyperparam, steps: int | None) -> Hyperparam:
+def _warming_up(who: str, learning_rate: Hyperparam, steps: int | None) -> Hyperparam:
     if steps is None:
         return learning_rate
-    if not isinstance(learning_rate, int | float):
-        raise TypeError(f"warmup_steps needs a number for the learning rate, got {learning_rate!r}")
+    if not isinstance(learning_rate, numbers.Real):
+        raise TypeError(
+            f"{who}: warmup_steps needs a number for the learning rate, got {learning_rate!r}; "
+            "leave it out and pass a schedule that warms up"
+        )
     return warmup_constant_schedule(init_value=0.0, peak_value=learning_rate, warmup_steps=steps)

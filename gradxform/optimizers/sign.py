@@ -121,7 +121,7 @@ def rprop(
     It is for gradients of the whole data set.
 
     Args:
-      learning_rate: the step size that every number starts with.
+      learning_rate: the step size that every number starts with, above 0.
       eta_minus, eta_plus, min_step_size, max_step_size: as in `scale_by_rprop`.
       one_step_late: as in `scale_by_rprop`; ``False`` for the papers' form.
 

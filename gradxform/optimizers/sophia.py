@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.arguments import whole
 from gradxform.arithmetic import debias, ema_of
-from gradxform.hyperparams import Hyperparam, Scalar, fraction, nonnegative, positive
+from gradxform.hyperparams import Hyperparam, Scalar, fraction, get_hyperparams, nonnegative, positive, unit
 from gradxform.optimizers.recipe import descend
+from gradxform.primitives.clipping import check_number
 from gradxform.primitives.moments import AdamSlots, adam_slots
 from gradxform.rule import LiftState, Mask, Rule, Step, lift
 from gradxform.slots import EXACT
@@ -123,7 +125,7 @@ def scale_by_sophia(
       needs what the estimator does, ``update(grads, state, params, obj_fn=loss)``.
 
     Raises:
-      ValueError: a hyperparameter is out of its bounds.
+      TypeError, ValueError: an argument is out of its bounds.
 
     References:
       Liu et al., `Sophia: a scalable stochastic second-order optimizer for language model pre-training
@@ -135,9 +137,10 @@ def scale_by_sophia(
       >>> tx.update(3.0, tx.init(2.0), 2.0, obj_fn=lambda w: 1.5 * w**2)[0].item()
       1.0
     """
-    if update_interval < 1 or (verbose and print_win_rate_every_n_steps < 1):
-        name = "update_interval" if update_interval < 1 else "print_win_rate_every_n_steps"
-        raise ValueError(f"scale_by_sophia: {name} must be at least 1")
+    check_number("scale_by_sophia", "b2", unit(b2))
+    whole("scale_by_sophia", update_interval=update_interval)
+    if verbose:
+        whole("scale_by_sophia", print_win_rate_every_n_steps=print_win_rate_every_n_steps)
     estimator = hessian_diagonal_fn or hutchinson_estimator_diag_hessian()
     accepted = accepted_keywords(estimator.update)
 
@@ -178,7 +181,8 @@ def scale_by_sophia(
         due = count % update_interval == 0
         nu, hessian_fn_state = lax.cond(due, estimate, lambda: (slots.nu, state.hessian_fn_state))
         if verbose and clip_threshold is not None:
-            _print_win_rate(updates, clip_threshold, (count + 1) % print_win_rate_every_n_steps == 0)
+            threshold = get_hyperparams(inner_state, inner)["clip_threshold"]
+            _print_win_rate(updates, threshold, (count + 1) % print_win_rate_every_n_steps == 0)
         inner_state = inner_state._replace(slots=(slots._replace(nu=nu),))
         return updates, SophiaState(inner_state, hessian_fn_state)
 
@@ -213,7 +217,7 @@ def sophia(
       update needs the loss as a function, ``update(grads, state, params, obj_fn=loss)``.
 
     Raises:
-      ValueError: a hyperparameter is out of its bounds.
+      TypeError, ValueError: an argument is out of its bounds.
 
     References:
       Liu et al., `Sophia: a scalable stochastic second-order optimizer for language model pre-training

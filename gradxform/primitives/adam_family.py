@@ -16,8 +16,9 @@ from gradxform.arithmetic import (
     slot_like,
     sum_of_squares,
 )
-from gradxform.hyperparams import Hyperparam, Scalar, fraction, is_zero, nonnegative, positive, unit
-from gradxform.primitives.moments import AdamSlots, adam_slots, first_moment
+from gradxform.hyperparams import Checked, Hyperparam, Scalar, fraction, is_zero, nonnegative, positive, unit
+from gradxform.primitives.clipping import check_number
+from gradxform.primitives.moments import AdamSlots, adam_hyperparams, adam_slots, first_moment
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.slots import NonNegative
 
@@ -126,7 +127,11 @@ def scale_by_amsgrad(
 
     equation = "s ← max(s, v̂), u = m̂ / (√(s + eps_root) + eps)"
     counts = bias_correction_mu or bias_correction_nu
-    return lift(Rule("scale_by_amsgrad", update, init, _adam(b1, b2, eps, eps_root), equation, counts=counts))
+    return lift(
+        Rule(
+            "scale_by_amsgrad", update, init, adam_hyperparams(b1, b2, eps, eps_root), equation, counts=counts
+        )
+    )
 
 
 def scale_by_adamax(b1: Hyperparam = 0.9, b2: Hyperparam = 0.999, eps: Hyperparam = 1e-8) -> Lift:
@@ -212,7 +217,14 @@ def scale_by_belief(
 
     equation = "s ← avg (g − m)² + eps_root, u = m̂ / (√ŝ + eps)"
     return lift(
-        Rule("scale_by_belief", update, adam_slots, _adam(b1, b2, eps, eps_root), equation, counts=True)
+        Rule(
+            "scale_by_belief",
+            update,
+            adam_slots,
+            adam_hyperparams(b1, b2, eps, eps_root),
+            equation,
+            counts=True,
+        )
     )
 
 
@@ -237,7 +249,7 @@ def scale_by_yogi(
       b2: :math:`\beta_2`, in [0, 1).
       eps: :math:`\epsilon`, at least 0.
       eps_root: :math:`\bar\epsilon`, at least 0.
-      initial_accumulator_value: what both moments start at.
+      initial_accumulator_value: what both moments start at, at least 0.
       initial_first_moment: what the first one starts at instead; 0 in the paper.
       bias_correction: whether to correct the moments; the paper does not.
 
@@ -257,6 +269,7 @@ def scale_by_yogi(
       >>> round(tx.update([3.0], tx.init([0.0]))[0][0].item(), 6)
       1.0
     """
+    check_number("scale_by_yogi", "initial_accumulator_value", nonnegative(initial_accumulator_value))
     start = initial_accumulator_value if initial_first_moment is None else initial_first_moment
 
     def init(param: Any) -> AdamSlots:
@@ -274,7 +287,14 @@ def scale_by_yogi(
 
     equation = "v ← v − (1 − b2) · sign(v − g²) · g², u = m̂ / (√(v̂ + eps_root) + eps)"
     return lift(
-        Rule("scale_by_yogi", update, init, _adam(b1, b2, eps, eps_root), equation, counts=bias_correction)
+        Rule(
+            "scale_by_yogi",
+            update,
+            init,
+            adam_hyperparams(b1, b2, eps, eps_root),
+            equation,
+            counts=bias_correction,
+        )
     )
 
 
@@ -336,7 +356,10 @@ def scale_by_radam(
         update = jnp.where(enough, rectifier * safe_divide(numerator, denominator, step.eps), numerator)
         return update, AdamSlots(mu, nu)
 
-    hyperparams = {**_adam(b1, b2, eps, eps_root), "threshold": nonnegative(threshold)}
+    hyperparams = {
+        **adam_hyperparams(b1, b2, eps, eps_root),
+        "threshold": Checked(threshold, "at least 4", lambda x: x >= 4),
+    }
     equation = "u = r · m̂ / (√(v̂ + eps_root) + eps) if ρ ≥ threshold else m̂"
     return lift(Rule("scale_by_radam", update, adam_slots, hyperparams, equation, counts=True))
 
@@ -396,7 +419,7 @@ def scale_by_adan(
         denominator = safe_sqrt(debias(n, step.b3, step.t) + step.eps_root) + step.eps
         return safe_divide(numerator, denominator, step.eps), AdanSlots(m, v, n, grad)
 
-    hyperparams = {**_adam(b1, b2, eps, eps_root), "b3": fraction(b3)}
+    hyperparams = {**adam_hyperparams(b1, b2, eps, eps_root), "b3": fraction(b3)}
     equation = "d = g − last g, n ← avg (g + (1 − b2) · d)², u = (m̂ + (1 − b2) · d̂) / (√(n̂ + eps_root) + eps)"
     return lift(Rule("scale_by_adan", update, init, hyperparams, equation, counts=True))
 
@@ -461,7 +484,7 @@ def scale_by_novograd(
             "scale_by_novograd",
             update,
             init,
-            {**_adam(b1, b2, eps, eps_root), "weight_decay": nonnegative(weight_decay)},
+            {**adam_hyperparams(b1, b2, eps, eps_root), "weight_decay": nonnegative(weight_decay)},
             "v ← avg ‖g‖², m ← b1 · m + g / (√(v + eps_root) + eps) + weight_decay · w, u = m",
             scope="array",
             needs_params=decays,
@@ -524,7 +547,7 @@ def scale_by_ademamix(
         denominator = safe_sqrt(debias(nu, step.b2, step.t) + step.eps_root) + step.eps
         return safe_divide(numerator, denominator, step.eps), AdEMAMixSlots(m1, m2, nu)
 
-    hyperparams = {**_adam(b1, b2, eps, eps_root), "b3": unit(b3), "alpha": nonnegative(alpha)}
+    hyperparams = {**adam_hyperparams(b1, b2, eps, eps_root), "b3": unit(b3), "alpha": nonnegative(alpha)}
     equation = "m₁, m₂ ← avg g, u = (m̂₁ + alpha · m₂) / (√(v̂ + eps_root) + eps)"
     return lift(Rule("scale_by_ademamix", update, init, hyperparams, equation, counts=True))
 
@@ -576,7 +599,7 @@ def scale_by_simplified_ademamix(
         denominator = safe_sqrt(debias(n, step.b2, step.t) + step.eps_root) + step.eps
         return safe_divide(m + step.alpha * grad, denominator, step.eps), SimplifiedAdEMAMixSlots(m, n)
 
-    hyperparams = {**_adam(b1, b2, eps, eps_root), "alpha": alpha}
+    hyperparams = {**adam_hyperparams(b1, b2, eps, eps_root), "alpha": alpha}
     equation = "m ← b1 · m + g, u = (m + alpha · g) / (√(v̂ + eps_root) + eps)"
     return lift(Rule("scale_by_simplified_ademamix", update, init, hyperparams, equation, counts=True))
 
@@ -691,18 +714,15 @@ def scale_by_acprop(
 
     equation = "u = g / (√ŝ + eps), then s ← avg (g − m)² + eps_root"
     return lift(
-        Rule("scale_by_acprop", update, adam_slots, _adam(b1, b2, eps, eps_root), equation, counts=True)
+        Rule(
+            "scale_by_acprop",
+            update,
+            adam_slots,
+            adam_hyperparams(b1, b2, eps, eps_root),
+            equation,
+            counts=True,
+        )
     )
-
-
-def _adam(b1: Hyperparam, b2: Hyperparam, eps: Hyperparam, eps_root: Hyperparam) -> dict[str, Any]:
-    """Adam's hyperparameters within their bounds."""
-    return {
-        "b1": fraction(b1),
-        "b2": fraction(b2),
-        "eps": nonnegative(eps),
-        "eps_root": nonnegative(eps_root),
-    }
 
 
 def _clip(x: Any, bound: Any) -> Any:

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradxform.arguments import whole
 from gradxform.arithmetic import copy_of, debias
 from gradxform.hyperparams import Hyperparam, fraction
 from gradxform.rule import Lift, Rule, Step, lift
-from gradxform.slots import Exact
+from gradxform.slots import Exact, decode_stored
 from gradxform.transformation import Params, State
 from gradxform.trees import flatten, flatten_like
 
@@ -51,7 +52,7 @@ def average_params(decay: Hyperparam | None = None, *, start: int = 0, every: in
       update needs the parameters.
 
     Raises:
-      ValueError: `decay`, `start` or `every` is out of its bounds.
+      TypeError, ValueError: an argument is out of its bounds.
 
     References:
       Polyak and Juditsky, `Acceleration of stochastic approximation by
@@ -69,9 +70,8 @@ def average_params(decay: Hyperparam | None = None, *, start: int = 0, every: in
       >>> params[0].item(), gx.evaluation_params(state, params)[0].item()
       (1.0, 2.0)
     """
-    for name, value, least in (("start", start, 0), ("every", every, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"average_params: {name} must be an integer of at least {least}, got {value!r}")
+    whole("average_params", least=0, start=start)
+    whole("average_params", every=every)
 
     def init(param: Any) -> AverageSlots:
         return AverageSlots(copy_of(param))
@@ -130,7 +130,12 @@ def evaluation_params(state: State, params: Params) -> Params:
         )
     leaves, treedef = flatten(params)
     averages = flatten_like(
-        treedef, params, found[0].average, root="the average", like="params", who="evaluation_params"
+        treedef,
+        params,
+        decode_stored(found[0].average),
+        root="the average",
+        like="params",
+        who="evaluation_params",
     )
     return treedef.unflatten(
         param if average is None else jnp.asarray(average, jnp.result_type(param))

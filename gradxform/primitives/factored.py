@@ -60,7 +60,8 @@ def scale_by_factored_rms(
     Args:
       factored: whether to factor at all.
       decay_rate: the exponent :math:`c` of the averages' decay :math:`1 - t^{-c}`, in [0, 1].
-      step_offset: the step to count from, for a run that goes on after another.
+      step_offset: the step to count from, for a run that goes on with the state of
+        another; up to there every step is a first one, whose decay is 0.
       min_dim_size_to_factor: how long the two axes must be at least.
       epsilon: what is added to the squares, above 0.
       decay_rate_fn: ``(step, decay_rate) -> decay``, the step counted from 0.
@@ -99,7 +100,7 @@ def scale_by_factored_rms(
         return FactoredSlots(rows, columns, jnp.zeros(1, dtype))
 
     def update(grad: Any, slots: FactoredSlots, param: Any, step: Step) -> tuple[Any, FactoredSlots]:
-        decay = decay_rate_fn(step.t - 1 - step.step_offset, step.decay_rate)
+        decay = decay_rate_fn(jnp.maximum(step.t - 1 - step.step_offset, 0), step.decay_rate)
         squares, chosen = abs_squared(grad) + step.epsilon, axes(grad.shape)
         if chosen is None:
             v = ema_of(slots.v, squares, decay)
@@ -173,7 +174,7 @@ def scale_by_sm3(b1: Hyperparam = 0.9, b2: Hyperparam = 1.0, eps: Hyperparam = 1
         least = spread[0]
         for vector in spread[1:]:
             least = jnp.minimum(least, vector)
-        gain = 1 if isinstance(step.b2, float | int) and step.b2 == 1 else 1 - step.b2
+        gain = jnp.where(step.b2 == 1, 1, 1 - step.b2)
         accumulated = step.b2 * least + gain * abs_squared(grad)
         scaled = jnp.where(accumulated > 0, grad / safe_sqrt(accumulated + step.eps), 0)
         nu = ema_of(slots.nu, scaled, step.b1)

@@ -1,9 +1,11 @@
 """Rules that find the length of the step themselves, from how far the parameters have come."""
 
+import numbers
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gradxform.arithmetic import (
@@ -16,6 +18,7 @@ from gradxform.arithmetic import (
     totals_of,
 )
 from gradxform.hyperparams import Hyperparam, Scalar, nonnegative, positive
+from gradxform.primitives.clipping import check_number
 from gradxform.primitives.sign import check_real
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.slots import Exact
@@ -119,15 +122,15 @@ def scale_by_dog(
     def advance(total: Any, step: Step) -> DoGNumbers:
         moved, squares = total
         length = safe_sqrt(moved)
-        relative = step.first * (1 + length)
-        distance = {"distance": step.first, "learning_rate": 0.0, "heuristic": relative}[kind]
+        relative = step.init_step * (1 + length)
+        distance = {"distance": step.init_step, "learning_rate": 0.0, "heuristic": relative}[kind]
         farthest = jnp.where(step.count == 0, distance, jnp.maximum(step.last.max_dist, length))
         return DoGNumbers(farthest, step.last.sum_sq_norm_grads + squares)
 
     def update(grad: Any, slots: StartSlots, param: Any, step: Step) -> tuple[Any, StartSlots]:
         rate = safe_divide(step.shared.max_dist, safe_sqrt(step.shared.sum_sq_norm_grads + step.eps))
         if kind == "learning_rate":
-            rate = jnp.where(step.count == 0, step.first, rate)
+            rate = jnp.where(step.count == 0, step.init_step, rate)
         return rate * grad, slots
 
     return lift(
@@ -135,8 +138,9 @@ def scale_by_dog(
             "scale_by_dog",
             update,
             _start,
-            {"first": nonnegative(first), "eps": nonnegative(eps)},
+            {"init_step": nonnegative(first), "eps": nonnegative(eps)},
             "r ← max(r, ‖w − w₀‖), G ← G + ‖g‖², u = r / √(G + eps) · g",
+            scope="array",  # of some rows alone the distance would be too short
             needs_params=True,
             total=total,
             shared=DoGNumbers(0.0, 0.0),
@@ -156,7 +160,7 @@ def scale_by_dowg(init_estim_sq_dist: Scalar | None = None, eps: Hyperparam = 1e
     The norms are taken over all leaves together.
 
     Args:
-      init_estim_sq_dist: the first :math:`\bar r^2`; by default `eps`, which
+      init_estim_sq_dist: the first :math:`\bar r^2`, above 0; by default `eps`, which
         then has to be a number.
       eps: :math:`\epsilon`, at least 0.
 
@@ -165,7 +169,7 @@ def scale_by_dowg(init_estim_sq_dist: Scalar | None = None, eps: Hyperparam = 1e
       two numbers; its update needs the parameters.
 
     Raises:
-      ValueError: `eps` is negative.
+      ValueError: a hyperparameter is out of its bounds.
       TypeError: there is nothing to start from.
 
     References:
@@ -178,9 +182,11 @@ def scale_by_dowg(init_estim_sq_dist: Scalar | None = None, eps: Hyperparam = 1e
       >>> tx.update({"w": 4.0}, tx.init(params), params)[0]["w"].item()
       0.5
     """
-    first = eps if init_estim_sq_dist is None else init_estim_sq_dist
-    if not isinstance(first, int | float | jax.Array):
+    if init_estim_sq_dist is not None:
+        check_number("scale_by_dowg", "init_estim_sq_dist", positive(init_estim_sq_dist))
+    elif not isinstance(eps, numbers.Number | jax.Array | np.ndarray):
         raise TypeError(f"scale_by_dowg: eps is {eps!r}, so init_estim_sq_dist must be given")
+    first = eps if init_estim_sq_dist is None else init_estim_sq_dist
 
     def total(grad: Any, slots: StartSlots, param: Any, step: Step) -> Any:
         return totals_of(abs_squared(param - slots.init_params), abs_squared(grad))
@@ -201,6 +207,7 @@ def scale_by_dowg(init_estim_sq_dist: Scalar | None = None, eps: Hyperparam = 1e
             _start,
             {"eps": nonnegative(eps)},
             "r² ← max(r², ‖w − w₀‖²), G ← G + r² · ‖g‖², u = r² / (√G + eps) · g",
+            scope="array",  # as in DoG
             needs_params=True,
             total=total,
             shared=DoWGNumbers(0.0, first),
@@ -279,14 +286,15 @@ def scale_by_cocob(alpha: Hyperparam = 100.0, eps: Scalar = 1e-8) -> Lift:
 
     Args:
       alpha: :math:`\alpha`, which keeps the first stakes small; above 0.
-      eps: what :math:`L` starts at, above 0.
+      eps: what :math:`L` starts at, at least 0. A coordinate whose gradients have
+        all been zero is not moved, even with 0.
 
     Returns:
       A `GradientTransformation` with five slots the size of the parameters,
       which have to be real. Its update already goes downhill.
 
     Raises:
-      ValueError: `alpha` is not above 0.
+      ValueError: a hyperparameter is out of its bounds.
 
     References:
       Orabona and Tommasi, `Training deep networks without learning rates through coin betting
@@ -298,6 +306,7 @@ def scale_by_cocob(alpha: Hyperparam = 100.0, eps: Scalar = 1e-8) -> Lift:
       >>> tx.update({"w": 4.0}, tx.init(params), params)[0]["w"].item()
       -0.5
     """
+    check_number("scale_by_cocob", "eps", nonnegative(eps))
 
     def init(param: Any) -> CocobSlots:
         check_real("scale_by_cocob", param)
@@ -310,7 +319,7 @@ def scale_by_cocob(alpha: Hyperparam = 100.0, eps: Scalar = 1e-8) -> Lift:
         scale, absolute = lax.max(slots.scale, size), slots.subgradients + size
         reward = jnp.maximum(slots.reward - grad * (param - start), 0)
         total = slots.cumulative_gradients - grad
-        stake = total / (scale * lax.max(absolute + scale, step.alpha * scale))
+        stake = safe_divide(total, scale * lax.max(absolute + scale, step.alpha * scale))
         update = start - param + stake * (scale + reward)
         return update, CocobSlots(start, total, scale, absolute, reward)
 

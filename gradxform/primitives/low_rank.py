@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gradxform.arguments import whole
 from gradxform.arithmetic import compute_dtype, next_count
 from gradxform.chain import chain, identity
 from gradxform.hyperparams import Hyperparam
@@ -97,11 +98,7 @@ def scale_by_galore(
       >>> tx.update(grads, tx.init(grads))[0].round(4).tolist()
       [[3.0, 0.0], [0.0, 0.0]]
     """
-    for name, value in {"rank": rank, "update_proj_gap": update_proj_gap}.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"scale_by_galore: {name} must be an integer, got {value!r}")
-        if value < 1:
-            raise ValueError(f"scale_by_galore: {name} must be above 0, got {value!r}")
+    whole("scale_by_galore", rank=rank, update_proj_gap=update_proj_gap)
     base = scale_by_adam() if base_optimizer is None else base_optimizer
     accepted = accepted_keywords(base.update)
     axes_of = partial(_axes, weight_dimension_numbers)

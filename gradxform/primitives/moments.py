@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gradxform.arithmetic import abs_squared, debias, ema_of, safe_divide, safe_sqrt, slot_like
 from gradxform.hyperparams import Hyperparam, Scalar, fraction, nonnegative, unit
+from gradxform.primitives.clipping import check_number
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.slots import Exact, NonNegative
 
@@ -18,6 +19,7 @@ __all__ = [
     "StddevSlots",
     "SumOfSquaresSlots",
     "accumulate_squares",
+    "adam_hyperparams",
     "adam_slots",
     "ema",
     "first_moment",
@@ -72,10 +74,13 @@ def accumulate_squares(initial_accumulator_value: Scalar = 0.0) -> Lift:
     r"""AdaGrad's memory: the sum of squared gradients, :math:`G \leftarrow G + |g|^2,\; u = G`.
 
     Args:
-      initial_accumulator_value: what :math:`G` starts at.
+      initial_accumulator_value: what :math:`G` starts at, at least 0.
 
     Returns:
       A `GradientTransformation` with one slot the size of the parameters.
+
+    Raises:
+      ValueError: `initial_accumulator_value` is negative.
 
     References:
       Duchi, Hazan and Singer, `Adaptive subgradient methods
@@ -88,6 +93,7 @@ def accumulate_squares(initial_accumulator_value: Scalar = 0.0) -> Lift:
       >>> tx.update([2.0], state)[0][0].item()
       5.0
     """
+    check_number("accumulate_squares", "initial_accumulator_value", nonnegative(initial_accumulator_value))
 
     def init(param: Any) -> SumOfSquaresSlots:
         return SumOfSquaresSlots(slot_like(param, initial_accumulator_value, real=True))
@@ -141,8 +147,8 @@ def scale_by_rss(initial_accumulator_value: Scalar = 0.0, eps: Hyperparam = 1e-7
       G \leftarrow G + |g|^2, \quad u = g / \sqrt{G + \epsilon}
 
     Args:
-      initial_accumulator_value: what :math:`G` starts at; 0 as in the paper
-        (Optax starts at 0.1).
+      initial_accumulator_value: what :math:`G` starts at, at least 0; 0 as in the
+        paper (Optax starts at 0.1).
       eps: :math:`\epsilon`, at least 0. A coordinate whose gradients have
         all been zero is not moved, even with 0.
 
@@ -150,7 +156,7 @@ def scale_by_rss(initial_accumulator_value: Scalar = 0.0, eps: Hyperparam = 1e-7
       A `GradientTransformation` with one slot the size of the parameters.
 
     Raises:
-      ValueError: `eps` is negative.
+      ValueError: a hyperparameter is negative.
 
     References:
       Duchi, Hazan and Singer, `Adaptive subgradient methods
@@ -163,6 +169,7 @@ def scale_by_rss(initial_accumulator_value: Scalar = 0.0, eps: Hyperparam = 1e-7
       >>> round(tx.update([4.0], state)[0][0].item(), 6)
       0.8
     """
+    check_number("scale_by_rss", "initial_accumulator_value", nonnegative(initial_accumulator_value))
 
     def init(param: Any) -> SumOfSquaresSlots:
         return SumOfSquaresSlots(slot_like(param, initial_accumulator_value, real=True))
@@ -190,7 +197,7 @@ def scale_by_rms(
     Args:
       decay: :math:`\gamma`, in [0, 1); without bias correction 1 is allowed too.
       eps: :math:`\epsilon`, at least 0.
-      initial_scale: what :math:`E` starts at.
+      initial_scale: what :math:`E` starts at, at least 0.
       eps_in_sqrt: whether :math:`\epsilon` stands under the root; otherwise
         :math:`u = g / (\sqrt{E} + \epsilon)`.
       bias_correction: whether to divide :math:`E` by :math:`1 - \gamma^t` first.
@@ -199,7 +206,7 @@ def scale_by_rms(
       A `GradientTransformation` with one slot the size of the parameters.
 
     Raises:
-      ValueError: `decay` or `eps` is out of its bounds.
+      ValueError: a hyperparameter is out of its bounds.
 
     References:
       Tieleman and Hinton, `Lecture 6.5: RMSprop
@@ -211,6 +218,7 @@ def scale_by_rms(
       >>> tx.update([3.0], tx.init([0.0]))[0][0].item()
       2.0
     """
+    check_number("scale_by_rms", "initial_scale", nonnegative(initial_scale))
     root = _root_of_sum if eps_in_sqrt else _root_and_eps
 
     def init(param: Any) -> RmsSlots:
@@ -241,7 +249,7 @@ def scale_by_stddev(
     Args:
       decay: :math:`\gamma`, in [0, 1); without bias correction 1 is allowed too.
       eps: :math:`\epsilon`, at least 0.
-      initial_scale: what :math:`E` starts at.
+      initial_scale: what :math:`E` starts at, at least 0.
       eps_in_sqrt: whether :math:`\epsilon` stands under the root.
       bias_correction: whether to divide both averages by :math:`1 - \gamma^t` first.
 
@@ -249,7 +257,7 @@ def scale_by_stddev(
       A `GradientTransformation` with two slots the size of the parameters.
 
     Raises:
-      ValueError: `decay` or `eps` is out of its bounds.
+      ValueError: a hyperparameter is out of its bounds.
 
     References:
       Graves, `Generating sequences with recurrent neural networks
@@ -261,6 +269,7 @@ def scale_by_stddev(
       >>> tx.update([3.0], tx.init([0.0]))[0][0].item()
       2.0
     """
+    check_number("scale_by_stddev", "initial_scale", nonnegative(initial_scale))
     root = _root_of_sum if eps_in_sqrt else _root_and_eps
 
     def init(param: Any) -> StddevSlots:
@@ -379,14 +388,19 @@ def scale_by_adam(
         denominator = safe_sqrt(debias(nu, step.b2, step.t) + step.eps_root) + step.eps
         return safe_divide(first_moment(mu, grad, step, nesterov), denominator, step.eps), AdamSlots(mu, nu)
 
-    hyperparams = {
+    hyperparams = adam_hyperparams(b1, b2, eps, eps_root)
+    equation = "m ← avg g, v ← avg g², u = m̂ / (√(v̂ + eps_root) + eps)"
+    return lift(Rule("scale_by_adam", update, init, hyperparams, equation, counts=True))
+
+
+def adam_hyperparams(b1: Hyperparam, b2: Hyperparam, eps: Hyperparam, eps_root: Hyperparam) -> dict[str, Any]:
+    """Adam's hyperparameters within their bounds."""
+    return {
         "b1": fraction(b1),
         "b2": fraction(b2),
         "eps": nonnegative(eps),
         "eps_root": nonnegative(eps_root),
     }
-    equation = "m ← avg g, v ← avg g², u = m̂ / (√(v̂ + eps_root) + eps)"
-    return lift(Rule("scale_by_adam", update, init, hyperparams, equation, counts=True))
 
 
 def adam_slots(param: Any, mu_dtype: Any = None) -> AdamSlots:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradxform.arguments import as_key
 from gradxform.hyperparams import Hyperparam, nonnegative, tunable
 from gradxform.rule import Lift, Rule, Slots, Step, lift
 
@@ -28,7 +29,8 @@ def add_noise(
       A `GradientTransformation` without slots.
 
     Raises:
-      ValueError: `eta` or `gamma` is negative, or there is no key.
+      ValueError: `eta` or `gamma` is negative, or there is no key, or two.
+      TypeError: the key is neither a random key nor an integer.
 
     References:
       Neelakantan et al., `Adding gradient noise improves learning for very
@@ -40,11 +42,11 @@ def add_noise(
       >>> tx.update([1.0], tx.init([0.0]))[0][0].item()
       1.0
     """
-    key = seed if key is None else key
-    if key is None:
-        raise ValueError("add_noise needs a random key: pass key=jax.random.key(0), or a number")
-    if isinstance(key, int):
-        key = jax.random.PRNGKey(key)
+    if (key is None) == (seed is None):
+        raise ValueError(
+            "add_noise needs a random key, as key or as seed: pass key=jax.random.key(0), or a number"
+        )
+    key = as_key("add_noise", seed if key is None else key)
 
     def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
         noise = jax.random.normal(step.key, grad.shape, grad.dtype)

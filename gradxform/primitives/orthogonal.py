@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gradxform.arguments import whole
 from gradxform.arithmetic import (
     abs_squared,
     compute_dtype,
@@ -316,7 +317,8 @@ def scale_by_muon(
       mu_dtype: the dtype to keep the momentum in; by default the parameter's,
         and at least float32.
       nesterov: whether to look ahead.
-      adaptive: whether to multiply by the dual norm :math:`\langle \hat m, u \rangle`.
+      adaptive: whether to multiply by the dual norm :math:`\langle \hat m, u \rangle`, taken of
+        the whole leaf: the matrices of its batch axes are multiplied by one number, as in Optax.
       preconditioning: as in `orthogonalize_via_newton_schulz`.
       weight_dimension_numbers: `MuonDimensionNumbers` for the leaves that are
         no matrices: a tree like the parameters, a prefix of one, or a function
@@ -330,7 +332,7 @@ def scale_by_muon(
       dimension numbers, and names it.
 
     Raises:
-      ValueError: an argument is out of its bounds or unknown.
+      TypeError, ValueError: an argument is out of its bounds or unknown.
 
     References:
       Jordan et al., `Muon: an optimizer for hidden layers in neural networks
@@ -346,8 +348,7 @@ def scale_by_muon(
       >>> [round(value, 5) for value in updates.diagonal().tolist()]
       [-1.0, -1.0]
     """
-    if isinstance(ns_steps, bool) or not isinstance(ns_steps, int) or ns_steps < 1:
-        raise ValueError(f"scale_by_muon: ns_steps must be an integer above 0, got {ns_steps!r}")
+    whole("scale_by_muon", ns_steps=ns_steps)
     if preconditioning not in _NORMS:
         raise ValueError(
             f"scale_by_muon: preconditioning must be one of {list(_NORMS)}, got {preconditioning!r}"

@@ -1,7 +1,6 @@
 """Gradients that tell little of any one example."""
 
 import math
-import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import tree_util
 
+from gradxform.arguments import as_key
 from gradxform.arithmetic import Scalar
 from gradxform.hyperparams import Checked, nonnegative
 from gradxform.primitives.clipping import check_number, example_count, sum_of_shortened
@@ -63,6 +63,7 @@ def differentially_private_aggregate(
       ValueError: a hyperparameter is out of its bounds, or there is no key, or
         two; in `update`, a gradient has no axis of examples, one of another
         length than the others', or one of length 0.
+      TypeError: the key is neither a random key nor an integer.
 
     References:
       Abadi et al., `Deep learning with differential privacy
@@ -82,13 +83,12 @@ def differentially_private_aggregate(
     check_number(_WHO, "noise_multiplier", nonnegative(noise_multiplier))
     if (key is None) == (seed is None):
         raise ValueError(f"{_WHO} needs one random key: pass key=jax.random.key(0), or a number")
-    given: Any = seed if key is None else key
+    first = as_key(_WHO, seed if key is None else key)
     noise_std = l2_norm_clip * noise_multiplier
 
     def init(params: Params) -> DifferentiallyPrivateAggregateState:
         # A copy: the state may be donated, and the next one is made of the same key.
-        fresh = jax.random.PRNGKey(int(given)) if isinstance(given, numbers.Integral) else jnp.copy(given)
-        return DifferentiallyPrivateAggregateState(fresh)
+        return DifferentiallyPrivateAggregateState(jnp.copy(first))
 
     def update(
         grads: Updates, state: DifferentiallyPrivateAggregateState, params: Params | None = None

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gradxform.arguments import as_key, whole
 from gradxform.arithmetic import compute_dtype, debias, ema_of, safe_sqrt, slot_like, sum_of_squares
 from gradxform.hyperparams import (
     Hyperparam,
@@ -147,7 +148,7 @@ def scale_by_kron(
 
     Raises:
       ValueError: an argument is out of its bounds.
-      TypeError: in `init`, a parameter is complex.
+      TypeError: an argument is no integer, or no key; in `init`, a parameter is complex.
 
     References:
       Li, `Preconditioned stochastic gradient descent
@@ -170,12 +171,8 @@ def scale_by_kron(
             "scale_by_kron: memory_save_mode must be one of None, 'one_diag', 'all_diag', "
             f"got {memory_save_mode!r}"
         )
-    for name, size in (
-        ("max_size_triangular", max_size_triangular),
-        ("min_ndim_triangular", min_ndim_triangular),
-    ):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise ValueError(f"scale_by_kron: {name} must be an integer of at least 0, got {size!r}")
+    sizes = {"max_size_triangular": max_size_triangular, "min_ndim_triangular": min_ndim_triangular}
+    whole("scale_by_kron", least=0, **sizes)
     require("scale_by_kron", "preconditioner_init_scale", preconditioner_init_scale, POSITIVE)
 
     def triangular(shape: tuple[int, ...]) -> list[bool]:
@@ -225,7 +222,7 @@ def scale_by_kron(
         "preconditioner_update_probability": unit(preconditioner_update_probability),
         "preconditioner_lr": fraction(preconditioner_lr),
         "max_rms": positive(max_rms),
-        "key": tunable(jax.random.PRNGKey(key) if isinstance(key, int) else key),
+        "key": tunable(as_key("scale_by_kron", key)),
     }
     return lift(
         Rule(

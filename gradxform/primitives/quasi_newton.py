@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.arguments import whole
 from gradxform.arithmetic import (
     compute_dtype,
     next_count,
@@ -66,7 +67,8 @@ def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Gr
       the parameters.
 
     Raises:
-      ValueError: `memory_size` is no integer of at least 1; in `update`, the parameters are missing.
+      TypeError: `memory_size` is no integer.
+      ValueError: it is below 1; in `update`, the parameters are missing.
 
     References:
       Nocedal and Wright, `Numerical optimization <https://doi.org/10.1007/978-0-387-40065-5>`_, 2006,
@@ -79,8 +81,7 @@ def scale_by_lbfgs(memory_size: int = 10, scale_init_precond: bool = True) -> Gr
       >>> tx.update(4.0, state, 1.0)[0].item()
       1.0
     """
-    if isinstance(memory_size, bool) or not isinstance(memory_size, int) or memory_size < 1:
-        raise ValueError(f"scale_by_lbfgs: memory_size must be at least 1, got {memory_size!r}")
+    whole("scale_by_lbfgs", memory_size=memory_size)
 
     def init(params: Params) -> ScaleByLBFGSState:
         check_all_inexact(params, root="params", who="scale_by_lbfgs")

@@ -1,5 +1,6 @@
 """Rules that multiply the gradient by a number."""
 
+import numbers
 from typing import Any
 
 import jax.numpy as jnp
@@ -34,9 +35,13 @@ def scale(step_size: Hyperparam) -> Lift:
     def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
         return times(step.step_size, grad), slots
 
-    turns = isinstance(step_size, int | float) and step_size < 0
-    hyperparams = {"step_size": step_size}
+    turns, hyperparams = turns_round(step_size), {"step_size": step_size}
     return lift(Rule("scale", update, hyperparams=hyperparams, equation="u = step_size · g", turns=turns))
+
+
+def turns_round(factor: Hyperparam) -> bool:
+    """Whether a factor is a number that turns the direction round."""
+    return isinstance(factor, numbers.Real) and factor < 0
 
 
 def scale_by_learning_rate(learning_rate: Hyperparam, *, flip_sign: bool = True) -> Lift:

@@ -1,6 +1,7 @@
 """Rules that see a matrix in the eigenvectors of its gradients' second moments: Shampoo and SOAP."""
 
 import math
+import numbers
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.arguments import whole
 from gradxform.arithmetic import abs_squared, debias, ema_of, real_dtype, safe_divide, safe_sqrt, slot_like
-from gradxform.hyperparams import Hyperparam, fraction, nonnegative, positive, unit
+from gradxform.hyperparams import Checked, Hyperparam, fraction, nonnegative, positive, unit
 from gradxform.primitives.axes import along, gram
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.slots import Exact, NonNegative
@@ -43,12 +45,6 @@ class SoapSlots(NamedTuple):
     nu: NonNegative
     moments: tuple[Exact, ...]
     basis: tuple[Exact, ...]
-
-
-def _whole(who: str, **values: int) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{who}: {name} must be an integer above 0, got {value!r}")
 
 
 def _power(eigenvalues: jax.Array, order: int, eps: Any) -> jax.Array:
@@ -153,8 +149,8 @@ def scale_by_shampoo(
     preconditioned together.
 
     Args:
-      b2: 1 for the sum, as in the paper; below, in [0, 1], the moments are
-        moving averages with this decay, without bias to zero.
+      b2: the number 1 for the sum, as in the paper; below, in [0, 1), the moments
+        are moving averages with this decay, without bias to zero.
       eps: :math:`\epsilon`, above 0.
       block_size: longer axes are cut into as few equal blocks as fit, each
         with moments of its own.
@@ -166,7 +162,7 @@ def scale_by_shampoo(
       block.
 
     Raises:
-      ValueError: an argument is out of its bounds.
+      TypeError, ValueError: an argument is out of its bounds.
 
     References:
       Gupta, Koren and Singer, `Shampoo: preconditioned stochastic tensor
@@ -181,8 +177,9 @@ def scale_by_shampoo(
       >>> tx.update(grads, tx.init(grads))[0].round(3).tolist()
       [[1.0, 0.0], [0.0, 1.0]]
     """
-    _whole("scale_by_shampoo", block_size=block_size, update_interval=update_interval)
-    summed = isinstance(b2, int | float) and b2 == 1
+    whole("scale_by_shampoo", block_size=block_size, update_interval=update_interval)
+    summed = isinstance(b2, numbers.Number) and b2 == 1
+    below = Checked(b2, "in [0, 1), for only the number 1, no tunable, makes it a sum", lambda x: 0 <= x < 1)
 
     def init(param: Any) -> ShampooSlots:
         blocks = _Blocks(jnp.shape(param), block_size)
@@ -218,7 +215,7 @@ def scale_by_shampoo(
         "scale_by_shampoo",
         update,
         init,
-        {"b2": unit(b2), "eps": positive(eps)},
+        {"b2": unit(b2) if isinstance(b2, numbers.Number) else below, "eps": positive(eps)},
         equation=f"L ← {'L +' if summed else 'avg'} G Gᵀ for each axis, u = L₁^(-1/2k) … Lₖ^(-1/2k) g",
         scope="array",
         batched=True,
@@ -268,7 +265,7 @@ def scale_by_soap(
       two square matrices for each rotated axis.
 
     Raises:
-      ValueError: an argument is out of its bounds.
+      TypeError, ValueError: an argument is out of its bounds.
 
     References:
       Vyas et al., `SOAP: improving and stabilizing Shampoo using Adam
@@ -282,7 +279,7 @@ def scale_by_soap(
       >>> abs(tx.update(grads, state)[0]).round(3).tolist()
       [[0.0, 1.0], [0.0, 0.0]]
     """
-    _whole("scale_by_soap", precondition_frequency=precondition_frequency, max_precond_dim=max_precond_dim)
+    whole("scale_by_soap", precondition_frequency=precondition_frequency, max_precond_dim=max_precond_dim)
 
     def rotated(shape: tuple[int, ...]) -> list[int]:
         if len(shape) < 2 and not precondition_1d:
@@ -314,7 +311,7 @@ def scale_by_soap(
         direction = jnp.where(first, 0, rotate(direction, slots.basis))
         mu, nu = jnp.where(first, slots.mu, mu), jnp.where(first, slots.nu, nu)
         moments = tuple(
-            ema_of(old, gram(axis, grad), step.shampoo_beta)
+            ema_of(old, gram(axis, grad), step.b2 if shampoo_beta is None else step.shampoo_beta)
             for axis, old in zip(axes, slots.moments, strict=True)
         )
 
@@ -343,7 +340,7 @@ def scale_by_soap(
         "b1": fraction(b1),
         "b2": fraction(b2),
         "eps": nonnegative(eps),
-        "shampoo_beta": fraction(b2 if shampoo_beta is None else shampoo_beta),
+        **({} if shampoo_beta is None else {"shampoo_beta": fraction(shampoo_beta)}),
     }
     return lift(
         Rule(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gradxform.arithmetic import safe_divide, safe_sqrt, sum_of_squares
 from gradxform.hyperparams import Hyperparam, nonnegative
+from gradxform.primitives.scaling import turns_round
 from gradxform.rule import Lift, Rule, Slots, Step, lift, squared_norm
 from gradxform.transformation import EmptyState, GradientTransformation, Params, Updates, init_empty_state
 
@@ -113,6 +114,7 @@ def normalize_by_update_norm(scale_factor: Hyperparam = 1.0, eps: Hyperparam = 1
             hyperparams={"scale_factor": scale_factor, "eps": nonnegative(eps)},
             equation="u = scale_factor · g / (‖g‖ + eps)",
             total=squared_norm,
+            turns=turns_round(scale_factor),
         )
     )
 

@@ -8,6 +8,7 @@ from jax import lax
 
 from gradxform.arithmetic import ema_of, slot_like
 from gradxform.hyperparams import Hyperparam, Scalar, positive, unit
+from gradxform.primitives.clipping import check_number
 from gradxform.rule import Lift, Rule, Slots, Step, lift
 from gradxform.slots import NonNegative
 
@@ -135,7 +136,7 @@ def scale_by_rprop(
     of the whole data set; the noise of a batch turns signs too.
 
     Args:
-      learning_rate: the step size that every number starts with.
+      learning_rate: the step size that every number starts with, above 0.
       eta_minus: :math:`\eta_-`, in [0, 1].
       eta_plus: :math:`\eta_+`, above 0.
       min_step_size: :math:`\Delta_{\min}`, above 0.
@@ -163,6 +164,7 @@ def scale_by_rprop(
       >>> round(tx.update([1.0], state)[0][0].item(), 6)
       0.6
     """
+    check_number("scale_by_rprop", "learning_rate", positive(learning_rate))
 
     def init(param: Any) -> RpropSlots:
         check_real("scale_by_rprop", param)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.arguments import as_key
 from gradxform.arithmetic import compute_dtype, copy_of, slot_like
 from gradxform.hyperparams import tunable
 from gradxform.rule import Lift, Rule, Slots, Step, lift
@@ -62,6 +63,7 @@ def stochastic_rounding(key: jax.Array | int) -> Lift:
       update needs the parameters, and is float32 where they are narrower.
 
     Raises:
+      TypeError: the key is neither a random key nor an integer.
       ValueError: in `chain`, another part comes after it.
 
     References:
@@ -87,7 +89,7 @@ def stochastic_rounding(key: jax.Array | int) -> Lift:
         Rule(
             "stochastic_rounding",
             update,
-            hyperparams={"key": tunable(jax.random.PRNGKey(key) if isinstance(key, int) else key)},
+            hyperparams={"key": tunable(as_key("stochastic_rounding", key))},
             equation="w + u is a neighbour of w + g at random, w + g on average",
             needs_params=True,
             random=True,

@@ -146,16 +146,36 @@ def test_distance_over_gradients_as_optax() -> None:
     [
         (lambda: gx.adamw(0.1, b1=1.0), r"b1 must be in \[0, 1\), got 1.0"),
         (lambda: gx.adopt(0.1, eps=0.0), "eps must be above 0, got 0.0"),
+        (lambda: gx.radam(0.1, threshold=3.0), "scale_by_radam: threshold must be at least 4, got 3.0"),
         (lambda: gx.lamb(0.1, weight_decay=-1.0), "weight_decay must be at least 0, got -1.0"),
         (lambda: gx.adafactor(0.1, eps=0.0), "epsilon must be above 0, got 0.0"),
         (lambda: gx.sm3(0.1, momentum=2.0), r"b1 must be in \[0, 1\], got 2.0"),
         (lambda: gx.polyak_sgd(variant="spss"), "variant must be 'sps' or 'sps\\+', got 'spss'"),
         (lambda: gx.dog(init_step=("guess", 1.0)), "init_step must be .* got \\('guess', 1.0\\)"),
+        (lambda: gx.dog(init_step=("distance", -1.0)), "scale_by_dog: init_step must be at least 0"),
+        (lambda: gx.dowg(init_estim_sq_dist=-1.0), "init_estim_sq_dist must be above 0, got -1.0"),
+        (lambda: gx.cocob(eps=-1.0), "scale_by_cocob: eps must be at least 0, got -1.0"),
+        (lambda: gx.rprop(-0.1), "scale_by_rprop: learning_rate must be above 0, got -0.1"),
+        (lambda: gx.accumulate_squares(-0.1), "squares: initial_accumulator_value must be at least 0"),
+        (lambda: gx.adagrad(0.1, -0.1), "scale_by_rss: initial_accumulator_value must be at least 0"),
+        (lambda: gx.rmsprop(0.1, initial_scale=-0.1), "scale_by_rms: initial_scale must be at least 0"),
+        (lambda: gx.scale_by_stddev(initial_scale=-0.1), "scale_by_stddev: initial_scale must be at least 0"),
+        (lambda: gx.scale_by_yogi(initial_accumulator_value=-1.0), "initial_accumulator_value must be at"),
+        (lambda: gx.prodigy(estim_lr0=np.float32(-1.0)), "prodigy: estim_lr0 must be above 0, got -1.0"),
         (lambda: gx.prodigy(estim_lr0=0.0), "prodigy: estim_lr0 must be above 0, got 0.0"),
         (lambda: gx.mechanize(gx.sgd(1.0), s_init=0.0), "mechanize: s_init must be above 0, got 0.0"),
         (lambda: gx.mechanize(gx.sgd(1.0), num_betas=0), "num_betas must be at least 1, got 0"),
-        (lambda: gx.schedule_free_sgd(b1=0.0), "schedule_free: b1 must not be 0"),
-        (lambda: gx.sophia(0.1, update_interval=0), "update_interval must be at least 1"),
+        (lambda: gx.schedule_free_sgd(b1=0.0), "schedule_free: b1 must be above 0 and at most 1, got 0.0"),
+        (lambda: gx.schedule_free_sgd(b1=gx.tunable(0.0)), "schedule_free: b1 must be above 0"),
+        (
+            lambda: gx.sophia(0.1, update_interval=0),
+            "update_interval must be an integer of at least 1, got 0",
+        ),
+        (lambda: gx.sophia(0.1, b2=1.5), r"scale_by_sophia: b2 must be in \[0, 1\], got 1.5"),
+        (
+            lambda: gx.sophia(0.1, verbose=True),
+            "print_win_rate_every_n_steps must be an integer of at least 1",
+        ),
     ],
 )
 def test_bad_hyperparameters_are_refused_by_name(make: Any, message: str) -> None:
@@ -168,7 +188,9 @@ def test_what_needs_numbers_to_start_from_says_so() -> None:
         gx.dowg(eps=gx.tunable(1e-4))
     with pytest.raises(TypeError, match="beta3 must be given"):
         gx.prodigy(betas=(0.9, gx.tunable(0.999)))
-    with pytest.raises(TypeError, match="warmup_steps needs a number for the learning rate"):
+    with pytest.raises(
+        TypeError, match="schedule_free_adamw: warmup_steps needs a number for the learning rate"
+    ):
         gx.schedule_free_adamw(gx.tunable(0.1), warmup_steps=10)
     with pytest.raises(TypeError, match="momo needs value: call update"):
         gx.momo().update([1.0], gx.momo().init([1.0]), [1.0])
@@ -176,3 +198,107 @@ def test_what_needs_numbers_to_start_from_says_so() -> None:
         gx.sophia(0.1).update([1.0], gx.sophia(0.1).init([1.0]), [1.0])
     with pytest.raises(TypeError, match=r"scale_by_rprop compares numbers.*split_real_and_imaginary"):
         gx.rprop(0.1).init([1.0j])
+
+
+@pytest.mark.parametrize("one", [gx.tunable(1.0), np.float32(1.0), jnp.asarray(1.0), lambda count: 1.0])
+def test_a_decay_of_one_is_a_sum_however_it_is_given(one: Any) -> None:
+    grads = np.asarray([[2.0, -1.0], [0.5, 3.0]], np.float32)
+    both = []
+    for b2 in (1.0, one):
+        tx = gx.scale_by_sm3(b2=b2)
+        _, state = tx.update(grads, tx.init(grads))
+        both.append(tx.update(-grads, state)[0])
+    assert np.abs(both[0]).min() > 1e-3
+    assert_allclose(both[1], both[0], rtol=1e-6)
+
+
+def test_numpy_scalars_are_numbers_to_start_from() -> None:
+    grads, params = [np.float32(2.0)], [np.float32(1.0)]
+    for make in (
+        lambda number: gx.scale_by_dowg(number(0.25)),
+        lambda number: gx.scale_by_dowg(eps=number(0.25)),
+        lambda number: gx.prodigy(betas=(0.9, number(0.75)), estim_lr0=number(0.5)),
+    ):
+        ours, theirs = (
+            tx.update(grads, tx.init(params), params)[0] for tx in (make(np.float32), make(float))
+        )
+        assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_cocob_without_eps_leaves_an_untouched_coordinate() -> None:
+    tx, params = gx.cocob(alpha=2.0, eps=0.0), jnp.asarray([1.0, 1.0])
+    updates, state = tx.update(jnp.asarray([0.0, 4.0]), tx.init(params), params)
+    assert_allclose(updates, [0.0, -0.5])
+    assert jnp.isfinite(jax.jacobian(lambda g: tx.update(g, tx.init(params), params)[0])(jnp.zeros(2))).all()
+    updates, _ = tx.update(jnp.asarray([4.0, 0.0]), state, params + updates)
+    assert_allclose(updates[0], -0.5)
+
+
+def test_adafactor_counts_no_step_below_its_offset() -> None:
+    """Up to there it remembers nothing; then it is a run that starts there."""
+    grads = [jnp.asarray([2.0, -1.0]) * scale for scale in (3.0, 1.0, 0.5, 2.0)]
+    late, fresh = gx.scale_by_factored_rms(step_offset=2), gx.scale_by_factored_rms()
+    state, own = late.init(grads[0]), fresh.init(grads[0])
+    for t, grad in enumerate(grads):
+        update, state = late.update(grad, state)
+        if t < 2:
+            assert_allclose(update, [1.0, -1.0], rtol=1e-6)
+        else:
+            expected, own = fresh.update(grad, own)
+            assert_allclose(update, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("interval", [True, 2.5])
+def test_sophia_takes_whole_intervals_only(interval: Any) -> None:
+    with pytest.raises(TypeError, match=f"update_interval must be an integer of at least 1, got {interval}"):
+        gx.sophia(0.1, update_interval=interval)
+
+
+def test_sophia_prints_with_the_threshold_in_force(capfd: Any) -> None:
+    tx = gx.scale_by_sophia(
+        eps=1.0, clip_threshold=gx.tunable(1.0), verbose=True, print_win_rate_every_n_steps=1
+    )
+    params = jnp.asarray([1.0, 1.0])
+    for threshold, free in ((1.0, 0.5), (1e-4, 0.0)):
+        state = gx.set_hyperparams(tx.init(params), clip_threshold=threshold)
+        tx.update(jnp.asarray([3.0, 1e-3]), state, params, obj_fn=lambda w: jnp.sum(w**2))
+        jax.effects_barrier()
+        assert f"Sophia: {free} of the numbers are not clipped" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("b1", [gx.tunable(0.9), np.float32(0.9), jnp.asarray(0.9), lambda count: 0.9])
+def test_schedule_free_starts_at_the_parameters(b1: Any) -> None:
+    tx, params = gx.schedule_free_sgd(0.5, b1=b1), [jnp.asarray([4.0, -2.0])]
+    assert_allclose(gx.schedule_free_eval_params(tx.init(params), params)[0], params[0])
+    updates, state = tx.update([jnp.ones(2)], tx.init(params), params)
+    moved = gx.apply_updates(params, updates)
+    assert_allclose(gx.schedule_free_eval_params(state, moved)[0], [3.5, -2.5], rtol=1e-6)
+
+
+def test_averages_are_found_in_a_stored_state() -> None:
+    params = [jnp.linspace(-1.0, 1.0, 64)]
+    for tx, slot, read in (
+        (gx.schedule_free_sgd(0.5), "z", gx.schedule_free_eval_params),
+        (gx.chain(gx.sgd(0.5), gx.average_params()), "average", gx.evaluation_params),
+    ):
+        stored = gx.store(tx, "bfloat16", slots=slot, min_size=1)
+        (plain, own), (few, ours) = (
+            each.update([jnp.ones(64)], each.init(params), params) for each in (tx, stored)
+        )
+        expected = read(own, gx.apply_updates(params, plain))
+        assert_allclose(read(ours, gx.apply_updates(params, few))[0], expected[0], atol=0.02)
+        assert not np.array_equal(read(ours, gx.apply_updates(params, few))[0], expected[0])
+
+
+def test_one_tunable_of_soap_is_one() -> None:
+    """Left out, the matrices' decay is the other one, also when that is set."""
+    grads = [jnp.asarray([[1.0, 2.0], [3.0, -1.0]]), jnp.asarray([[0.0, 1.0], [-2.0, 1.0]])]
+    tunable, constant = gx.scale_by_soap(b2=gx.tunable(0.5)), gx.scale_by_soap(b2=0.75)
+    ours, theirs = tunable.init(grads[0]), constant.init(grads[0])
+    assert set(gx.get_hyperparams(ours)) == {"b2"}
+    ours = gx.set_hyperparams(ours, b2=0.75)
+    for grad in grads:
+        _, ours = tunable.update(grad, ours)
+        _, theirs = constant.update(grad, theirs)
+    for left, right in zip(ours.slots[0].moments, theirs.slots[0].moments, strict=True):
+        assert_allclose(left, right, rtol=1e-6)

@@ -248,7 +248,6 @@ def test_the_key() -> None:
 def test_errors_name_the_argument() -> None:
     for name, value, allowed in (
         ("memory_save_mode", "two_diag", "must be one of None, 'one_diag', 'all_diag', got 'two_diag'"),
-        ("max_size_triangular", 1.5, "must be an integer of at least 0, got 1.5"),
         ("min_ndim_triangular", -1, "must be an integer of at least 0, got -1"),
         ("b1", 1.0, r"must be in \[0, 1\), got 1.0"),
         ("preconditioner_update_probability", 1.5, r"must be in \[0, 1\], got 1.5"),
@@ -258,6 +257,10 @@ def test_errors_name_the_argument() -> None:
     ):
         with pytest.raises(ValueError, match=f"scale_by_kron: {name} {allowed}"):
             kron(0.1, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"max_size_triangular must be an integer of at least 0, got 1\.5"):
+        kron(0.1, max_size_triangular=1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"scale_by_kron: key must be jax.random.key\(0\).*got 'seed'"):
+        kron(0.1, key="seed")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="precond_update_prob_schedule: min_prob must be in"):
         precond_update_prob_schedule(min_prob=2.0)
     with pytest.raises(TypeError, match="scale_by_kron whitens real numbers; wrap it in split_real_and_imag"):

@@ -199,7 +199,9 @@ def test_vmap_and_pickle() -> None:
 
 
 def test_errors_say_what_to_do() -> None:
-    with pytest.raises(ValueError, match="scale_by_lbfgs: memory_size must be at least 1, got 0"):
+    with pytest.raises(
+        ValueError, match="scale_by_lbfgs: memory_size must be an integer of at least 1, got 0"
+    ):
         lbfgs(memory_size=0)
     tx = scale_by_lbfgs()
     state = tx.init({"w": jnp.ones(2)})

@@ -252,14 +252,17 @@ def test_both_pass_through_a_valley_where_adam_does_not() -> None:
     [
         (
             lambda: gx.scale_by_shampoo(block_size=0),
-            "scale_by_shampoo: block_size must be an integer above 0",
+            "scale_by_shampoo: block_size must be an integer of at least 1, got 0",
         ),
         (
-            lambda: gx.shampoo(0.1, update_interval=True),
-            "update_interval must be an integer above 0, got True",
+            lambda: gx.scale_by_shampoo(b2=gx.tunable(1.0)),
+            r"b2 must be in \[0, 1\), for only the number 1, no tunable, makes it a sum, got 1.0",
         ),
         (lambda: gx.shampoo(0.1, eps=0.0), "scale_by_shampoo: eps must be above 0, got 0.0"),
-        (lambda: gx.soap(0.1, precondition_frequency=0), "precondition_frequency must be an integer above 0"),
+        (
+            lambda: gx.soap(0.1, precondition_frequency=0),
+            "precondition_frequency must be an integer of at least 1",
+        ),
         (lambda: gx.soap(0.1, shampoo_beta=1.0), r"shampoo_beta must be in \[0, 1\), got 1.0"),
     ],
 )
@@ -277,3 +280,18 @@ def test_graft_has_one_direction_and_the_others_length() -> None:
     assert_allclose(both / lengths[0][:, None, None], direction / lengths[2][:, None, None], atol=1e-4)
     with pytest.raises(TypeError, match="graft: clip_by_global_norm in the magnitude needs more than one"):
         gx.graft(gx.scale_by_sign(), gx.clip_by_global_norm(1.0))
+
+
+def test_a_numpy_one_is_the_sum_too() -> None:
+    grads = gradients(3, 2).astype(np.float32)
+    expected = updates_of(gx.scale_by_shampoo(1.0), grads)
+    assert_allclose(updates_of(gx.scale_by_shampoo(np.float32(1.0)), grads), expected, rtol=1e-6)
+
+
+def test_an_interval_is_an_integer() -> None:
+    for interval in (True, 2.5):
+        with pytest.raises(
+            TypeError, match=f"update_interval must be an integer of at least 1, got {interval}"
+        ):
+            gx.shampoo(0.1, update_interval=interval)  # type: ignore[arg-type]
+    gx.shampoo(0.1, update_interval=np.int64(3))

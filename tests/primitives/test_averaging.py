@@ -90,6 +90,8 @@ def test_refusals() -> None:
         gx.evaluation_params(both.init(PARAMS), PARAMS)
     with pytest.raises(ValueError, match="every must be an integer of at least 1, got 0"):
         gx.average_params(every=0)
+    with pytest.raises(TypeError, match=r"average_params: start must be an integer of at least 0, got 1\.5"):
+        gx.average_params(start=1.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"decay must be in \[0, 1\), got 1\.0"):
         gx.average_params(1.0)
     with pytest.raises(ValueError, match="average_params needs the parameters"):

@@ -91,9 +91,18 @@ def test_the_gradient_is_there_under_the_noise(send: Any, grads: Any) -> None:
 
 
 def test_arguments_that_make_no_sense() -> None:
-    with pytest.raises(ValueError, match="add_noise needs a random key"):
-        gx.add_noise(0.1, 0.55)
+    for keys in ({}, {"key": 1, "seed": 2}):
+        with pytest.raises(ValueError, match="add_noise needs a random key, as key or as seed"):
+            gx.add_noise(0.1, 0.55, **keys)
+    for key in (True, 1.5, "seed"):
+        with pytest.raises(TypeError, match=r"add_noise: key must be jax.random.key\(0\), or an integer"):
+            gx.add_noise(0.1, 0.55, key=key)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"eta must be at least 0, got -0\.1"):
         gx.add_noise(-0.1, 0.55, key=0)
     with pytest.raises(ValueError, match=r"gamma must be at least 0, got -1\.0"):
         gx.add_noise(0.1, -1.0, key=0)
+
+
+def test_a_numpy_integer_is_a_key_too() -> None:
+    ours, theirs = (gx.add_noise(0.1, 0.55, key=key).init([1.0]) for key in (np.int64(3), 3))
+    assert np.array_equal(ours.tunables["key"], theirs.tunables["key"])

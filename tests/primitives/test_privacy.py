@@ -144,3 +144,6 @@ def test_arguments_that_make_no_sense() -> None:
     for keys in ({}, {"key": 0, "seed": 0}):
         with pytest.raises(ValueError, match=f"{name} needs one random key"):
             make(1.0, 1.0, **keys)
+    for key in (True, 1.5):
+        with pytest.raises(TypeError, match=rf"{name}: key must be jax.random.key\(0\).*got {key}"):
+            make(1.0, 1.0, key)

@@ -253,3 +253,18 @@ def test_arguments_that_make_no_sense() -> None:
     for tx in (gx.keep_params_nonnegative(), gx.scale_by_trust_ratio(), gx.adaptive_grad_clip(1.0)):
         with pytest.raises(ValueError, match=rf"{tx.rules[0].name} needs the parameters"):
             tx.update([1.0], tx.init([1.0]))
+
+
+@pytest.mark.parametrize("minus_one", [-1.0, np.float32(-1.0)])
+def test_a_negative_norm_is_known_to_turn_round(minus_one: Any) -> None:
+    """Cautious compares with the gradient's opposite then, as it does where `scale` turns it round."""
+    plain = gx.chain(gx.trace(0.9), gx.normalize_by_update_norm(), gx.scale(-1.0))
+    both = []
+    for inner in (plain, gx.chain(gx.trace(0.9), gx.normalize_by_update_norm(minus_one))):
+        tx = gx.cautious(inner)
+        params = {"w": np.asarray([1.0, 1.0], np.float32)}
+        _, state = tx.update({"w": np.asarray([1.0, 2.0], np.float32)}, tx.init(params), params)
+        both.append(tx.update({"w": np.asarray([1.0, -0.5], np.float32)}, state, params)[0]["w"])
+    assert both[0][0] < 0
+    assert both[0][1] == 0
+    np.testing.assert_allclose(both[1], both[0], rtol=1e-6)

@@ -154,3 +154,8 @@ def test_nothing_comes_after_them_and_guards_let_them_through() -> None:
         updates, state = guarded.update(jnp.ones_like(params), state, params)
         params = gx.apply_updates(params, updates)
     np.testing.assert_allclose(np.asarray(params, np.float32), exact, rtol=2**-8)
+
+
+def test_a_key_is_a_key_or_an_integer() -> None:
+    with pytest.raises(TypeError, match=r"stochastic_rounding: key must be jax.random.key\(0\).*got 0.5"):
+        gx.stochastic_rounding(0.5)  # type: ignore[arg-type]
