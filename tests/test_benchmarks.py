@@ -5,11 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import run
 import time_to_target
 from benchmarks import models, races
+
+import gradxform as gx
 
 ROW = {
     "what": "step",
@@ -251,7 +254,9 @@ def test_every_contestant_has_five_rates_and_steps_to_take() -> None:
     for contestant in time_to_target.CONTESTANTS.values():
         assert len(contestant.rates) == 5
         assert contestant.rate == contestant.rates[2]
-        contestant.make(contestant.rate).init({"w": np.zeros((2, 3), np.float32)})
+        tx = contestant.make(learning_rate=contestant.rate)  # as sweep calls it
+        rows = gx.RowSparse(jnp.asarray([1]), jnp.ones((1, 3)), (2, 3))  # as on text
+        tx.update({"w": rows}, tx.init(start := {"w": jnp.zeros((2, 3))}), start)
     problem = time_to_target.PROBLEMS["digits"]
     assert time_to_target.budget(problem, time_to_target.CONTESTANTS["sgd, one example"]) == (1, 32_000)
     assert time_to_target.budget(problem, time_to_target.CONTESTANTS["gradient descent"]) == (None, 250)

@@ -54,7 +54,7 @@ class Contestant(NamedTuple):
 
 def _whole(make: Callable[[Any], gx.GradientTransformation]) -> Callable[[Any], gx.GradientTransformation]:
     """Of an optimizer that needs whole arrays, where a task's gradients are row-sparse."""
-    return lambda rate: gx.chain(gx.densify(), make(rate))
+    return lambda learning_rate: gx.chain(gx.densify(), make(learning_rate))
 
 
 CONTESTANTS: dict[str, Contestant] = {
