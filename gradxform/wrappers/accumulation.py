@@ -142,7 +142,7 @@ class MultiSteps(Wrapper):
             )
             emit = ~skip & (state.mini_step + 1 >= steps)
             updates, inner = run_if(
-                emit, opt, total, state.inner_opt_state, params, extra, zeros, dtypes=grads
+                "MultiSteps", emit, opt, total, state.inner_opt_state, params, extra, zeros, dtypes=grads
             )
             mini_step = jnp.where(emit, 0, jnp.where(skip, state.mini_step, state.mini_step + 1))
             step = jnp.where(emit, next_count(state.gradient_step), state.gradient_step)

@@ -120,7 +120,14 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
         finite = _not_finite(grads) == 0
         count = jnp.where(finite, 0, next_count(state.notfinite_count))
         updates, inner_state = run_if(
-            finite | (count > max_consecutive_errors), inner, grads, state.inner_state, params, extra, zeros
+            "apply_if_finite",
+            finite | (count > max_consecutive_errors),
+            inner,
+            grads,
+            state.inner_state,
+            params,
+            extra,
+            zeros,
         )
         total = jnp.where(finite, state.total_notfinite, next_count(state.total_notfinite))
         return updates, ApplyIfFiniteState(count, finite, total, inner_state)
@@ -159,7 +166,14 @@ def conditionally_transform(
     ) -> tuple[Updates, ConditionallyTransformState]:
         condition = should_transform_fn(state.step, **(extra if forward_extra_args else {}))
         updates, inner_state = run_if(
-            condition, inner, grads, state.inner_state, params, extra, lambda grads: grads
+            "conditionally_transform",
+            condition,
+            inner,
+            grads,
+            state.inner_state,
+            params,
+            extra,
+            lambda grads: grads,
         )
         return updates, ConditionallyTransformState(inner_state, next_count(state.step))
 
@@ -196,7 +210,9 @@ def conditionally_mask(
         grads: Updates, state: ConditionallyMaskState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ConditionallyMaskState]:
         condition = should_transform_fn(state.step, **(extra if forward_extra_args else {}))
-        updates, inner_state = run_if(condition, inner, grads, state.inner_state, params, extra, zeros)
+        updates, inner_state = run_if(
+            "conditionally_mask", condition, inner, grads, state.inner_state, params, extra, zeros
+        )
         return updates, ConditionallyMaskState(next_count(state.step), inner_state)
 
     return Wrapper("conditionally_mask", inner, init, update, rows=True, passes=True)

@@ -13,7 +13,7 @@ from gradxform.sparse import RowSparse, is_row_sparse, map_values, on_values
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
 from gradxform.trees import PyTree, flatten, flatten_like, refuse_rows
 
-__all__ = ["Wrapper", "conform", "no_steps", "run_if", "sum_over", "zeros"]
+__all__ = ["Wrapper", "beside", "conform", "no_steps", "run_if", "sum_over", "zeros"]
 
 
 class Wrapper(GradientTransformation):
@@ -102,6 +102,7 @@ def _dtype(leaf: Any) -> Any:
 
 
 def run_if(
+    who: str,
     condition: Any,
     inner: GradientTransformation,
     grads: Updates,
@@ -121,7 +122,7 @@ def run_if(
     grads = jax.tree.map(
         lambda leaf: leaf.coalesce() if isinstance(leaf, RowSparse) else leaf, grads, is_leaf=is_row_sparse
     )
-    like = (grads if dtypes is None else dtypes) if params is None else _beside(grads, params)
+    like = (grads if dtypes is None else dtypes) if params is None else beside(grads, params, who)
     if getattr(inner, "exact_end", ""):
         like = map_values(lambda array: jnp.zeros((), compute_dtype(jnp.result_type(array))), like)
     known = accepted_keywords(inner.update)(extra)
@@ -135,12 +136,16 @@ def run_if(
     )
 
 
-def _beside(grads: Updates, params: Params) -> Params:
-    """The parameters that have a gradient."""
+def beside(grads: Updates, params: Params, who: str) -> Params:
+    """The parameters that have a gradient.
+
+    Raises:
+      ValueError: the structures differ; the message names `who` and the path.
+    """
     leaves, treedef = flatten(grads)
-    beside = flatten_like(treedef, grads, params, root="params", like="grads", who="update")
+    params = flatten_like(treedef, grads, params, root="params", like="grads", who=who)
     return treedef.unflatten(
-        None if grad is None else param for grad, param in zip(leaves, beside, strict=True)
+        None if grad is None else param for grad, param in zip(leaves, params, strict=True)
     )
 
 
