@@ -153,7 +153,7 @@ def test_distance_over_gradients_as_optax() -> None:
         (lambda: gx.dog(init_step=("guess", 1.0)), "init_step must be .* got \\('guess', 1.0\\)"),
         (lambda: gx.prodigy(estim_lr0=0.0), "prodigy: estim_lr0 must be above 0, got 0.0"),
         (lambda: gx.mechanize(gx.sgd(1.0), s_init=0.0), "mechanize: s_init must be above 0, got 0.0"),
-        (lambda: gx.mechanize(gx.sgd(1.0), num_betas=0), "num_betas must be at least 1, got 0"),
+        (lambda: gx.mechanize(gx.sgd(1.0), num_betas=0), "num_betas must be an integer of at least 1, got 0"),
         (lambda: gx.schedule_free_sgd(b1=0.0), "schedule_free: b1 must not be 0"),
         (lambda: gx.sophia(0.1, update_interval=0), "update_interval must be at least 1"),
     ],
