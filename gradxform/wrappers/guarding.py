@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradxform.arguments import whole
 from gradxform.arithmetic import next_count, sum_of_squares
 from gradxform.hyperparams import Scalar
 from gradxform.transformation import GradientTransformation, Params, State, Updates
@@ -97,6 +98,7 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
       A `GradientTransformation` with an `ApplyIfFiniteState`.
 
     Raises:
+      TypeError: `max_consecutive_errors` is no integer.
       ValueError: `max_consecutive_errors` is negative.
 
     Example:
@@ -106,10 +108,7 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
       >>> updates[0].item(), state.total_notfinite.item()
       (0.0, 1)
     """
-    if max_consecutive_errors < 0:
-        raise ValueError(
-            f"apply_if_finite: max_consecutive_errors must be at least 0, got {max_consecutive_errors!r}"
-        )
+    whole("apply_if_finite", least=0, max_consecutive_errors=max_consecutive_errors)
 
     def init(params: Params) -> ApplyIfFiniteState:
         return ApplyIfFiniteState(no_steps(), jnp.asarray(True), no_steps(), inner.init(params))

@@ -1,6 +1,6 @@
 """Searching along the updates for how far to go."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from gradxform.transformation import (
     apply_updates,
 )
 from gradxform.trees import PyTree, check_all_inexact, map_leaves
-from gradxform.wrappers.wrapper import conform, no_steps
+from gradxform.wrappers.wrapper import check_bounds, conform, no_steps, whole_or_array
 
 __all__ = [
     "BacktrackingLinesearchInfo",
@@ -130,7 +130,8 @@ def scale_by_backtracking_linesearch(
 
     Raises:
       ValueError: an argument is out of its bounds; in `update`, the parameters are missing.
-      TypeError: in `update`, `value`, `grad` or `value_fn` is missing, or an argument fits none of them.
+      TypeError: the number of steps is no integer; in `update`, `value`, `grad` or `value_fn` is missing,
+        or an argument fits none of them.
 
     References:
       Nocedal and Wright, `Numerical optimization <https://doi.org/10.1007/978-0-387-40065-5>`_, 2006,
@@ -144,10 +145,10 @@ def scale_by_backtracking_linesearch(
       -1.0
     """
     who = "scale_by_backtracking_linesearch"
-    _check(
+    whole_or_array(who, least=0, max_backtracking_steps=max_backtracking_steps)
+    check_bounds(
         who,
         [
-            ("max_backtracking_steps", max_backtracking_steps, lambda x: x >= 0, "at least 0"),
             ("slope_rtol", slope_rtol, lambda x: 0 <= x <= 1, "in [0, 1]"),
             ("decrease_factor", decrease_factor, lambda x: 0 < x < 1, "strictly between 0 and 1"),
             ("increase_factor", increase_factor, lambda x: x >= 1, "at least 1"),
@@ -293,7 +294,8 @@ def scale_by_zoom_linesearch(
 
     Raises:
       ValueError: an argument is out of its bounds; in `update`, the parameters are missing.
-      TypeError: in `update`, `value`, `grad` or `value_fn` is missing, or an argument fits none of them.
+      TypeError: the number of steps is no integer; in `update`, `value`, `grad` or `value_fn` is missing,
+        or an argument fits none of them.
 
     References:
       Nocedal and Wright, `Numerical optimization <https://doi.org/10.1007/978-0-387-40065-5>`_, 2006,
@@ -308,10 +310,10 @@ def scale_by_zoom_linesearch(
       -1.0
     """
     who = "scale_by_zoom_linesearch"
-    _check(
+    whole_or_array(who, max_linesearch_steps=max_linesearch_steps)
+    check_bounds(
         who,
         [
-            ("max_linesearch_steps", max_linesearch_steps, lambda x: x >= 1, "at least 1"),
             ("max_learning_rate", max_learning_rate, lambda x: x > 0, "above 0"),
             ("tol", tol, lambda x: x >= 0, "at least 0"),
             ("increase_factor", increase_factor, lambda x: x > 1, "above 1"),
@@ -536,13 +538,6 @@ class _Line:
 
 
 _CALL = "call update(grads, state, params, value=..., grad=..., value_fn=...)"
-
-
-def _check(who: str, arguments: Iterable[tuple[str, Any, Callable[[Any], bool], str]]) -> None:
-    """Arrays may be traced, and are taken as they are."""
-    for name, given, fits, allowed in arguments:
-        if isinstance(given, int | float) and not fits(given):
-            raise ValueError(f"{who}: {name} must be {allowed}, got {given!r}")
 
 
 def _conjugate(x: jax.Array) -> jax.Array:

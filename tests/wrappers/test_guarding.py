@@ -115,7 +115,9 @@ def test_updates_and_state_keep_their_dtypes_around_parts_that_do_not() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="max_consecutive_errors must be at least 0, got -1"):
+    with pytest.raises(TypeError, match=r"apply_if_finite: max_consecutive_errors must be .* got 1\.0"):
+        gx.apply_if_finite(gx.adam(0.1), 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_consecutive_errors must be an integer of at least 0, got -1"):
         gx.apply_if_finite(gx.adam(0.1), -1)
 
 

@@ -182,6 +182,13 @@ def test_bad_arguments(make: Any, arguments: dict[str, Any], words: str) -> None
 
 
 @pytest.mark.parametrize("make", [scale_by_backtracking_linesearch, scale_by_zoom_linesearch])
+def test_steps_that_are_no_integer(make: Any) -> None:
+    with pytest.raises(TypeError, match=rf"{make.__name__}: max_.*_steps must be an integer .* got 2\.5"):
+        make(2.5)
+    jax.eval_shape(lambda steps: make(steps).init(1.0), 3)
+
+
+@pytest.mark.parametrize("make", [scale_by_backtracking_linesearch, scale_by_zoom_linesearch])
 def test_errors_say_how_to_call_update(make: Any) -> None:
     tx = make(5)
     state, given = tx.init(1.0), {"value": 1.0, "grad": 2.0, "value_fn": lambda w: w**2}
