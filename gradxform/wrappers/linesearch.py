@@ -47,7 +47,7 @@ class ScaleByBacktrackingLinesearchState(NamedTuple):
     """The state of `scale_by_backtracking_linesearch`.
 
     Attributes:
-      learning_rate: the length found.
+      learning_rate: the length found; the one before, where none above 0 was.
       value: the loss there.
       grad: its gradient there; ``None`` unless it is to be stored.
       info: how the search went.
@@ -77,7 +77,7 @@ class ScaleByZoomLinesearchState(NamedTuple):
     """The state of `scale_by_zoom_linesearch`.
 
     Attributes:
-      learning_rate: the length found.
+      learning_rate: the length found; the one before, where none above 0 was.
       value: the loss there.
       grad: its gradient there.
       info: how the search went.
@@ -109,7 +109,8 @@ def scale_by_backtracking_linesearch(
 
     The first length tried is the last one found times `increase_factor`; each further one is
     `decrease_factor` times the one before. The last one is taken even if it is too long, unless the loss
-    is infinite or no number there: then the update is 0.
+    is infinite or no number there: then the update is 0, and the next search starts from the last length
+    found before.
 
     Args:
       max_backtracking_steps: how many times to shorten at most, at least 0.
@@ -205,7 +206,8 @@ def scale_by_backtracking_linesearch(
         length = jnp.where(jnp.isinf(error), 0, length)
         new_grad = conform(jax.grad(line.loss)(line.at(length)), state.grad) if store_grad else None
         info = BacktrackingLinesearchInfo(tried, error)
-        return line.updates(length), ScaleByBacktrackingLinesearchState(length, new, new_grad, info)
+        kept = jnp.where(length > 0, length, state.learning_rate)
+        return line.updates(length), ScaleByBacktrackingLinesearchState(kept, new, new_grad, info)
 
     return GradientTransformation(init, update)
 
@@ -432,7 +434,8 @@ def scale_by_zoom_linesearch(
         end, end_grad = _choose(to_safety, (last.safe, last.safe_grad), (last.trial, last.grad))
         info = ZoomLinesearchInfo(last.tried, last.decrease_error, last.curvature_error)
         end_grad = conform(end_grad, state.grad)
-        return line.updates(end.step), ScaleByZoomLinesearchState(end.step, end.value, end_grad, info)
+        kept = jnp.where(end.step > 0, end.step, state.learning_rate)
+        return line.updates(end.step), ScaleByZoomLinesearchState(kept, end.value, end_grad, info)
 
     return GradientTransformation(init, update)
 
