@@ -171,19 +171,40 @@ def is_zero(value: Hyperparam | None) -> bool:
     return value is None or (isinstance(value, int | float) and value == 0)
 
 
-def check(who: str, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+class Plain(dict[str, Any]):
+    """The hyperparameters of a rule as they are used.
+
+    Attributes:
+      bounds: how those that are bounded were declared, by name.
+    """
+
+    def __init__(self) -> None:
+        self.bounds: dict[str, Checked] = {}
+
+
+def replaced(hyperparams: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule's hyperparameters, some with other values, each declared with the bounds that it had."""
+    bounds: dict[str, Checked] = getattr(hyperparams, "bounds", {})
+    return {
+        name: bounds[name]._replace(value=value) if name in bounds else value
+        for name, value in {**hyperparams, **values}.items()
+    }
+
+
+def check(who: str, hyperparams: Mapping[str, Any]) -> Plain:
     """The plain hyperparameters of a rule, each of a known kind and within its bounds.
 
     Raises:
       TypeError, ValueError: naming the rule, the hyperparameter and the value.
     """
-    plain: dict[str, Any] = {}
-    for name, value in hyperparams.items():
+    plain = Plain()
+    for name, value in replaced(hyperparams, {}).items():
         allowed, contains = "a finite number", lambda x: abs(x) < math.inf
         if name in RESERVED:
             raise ValueError(f"{who}: no hyperparameter can be called {name!r}, every step has its own")
         bounded = isinstance(value, Checked)
         if bounded:
+            plain.bounds[name] = value
             value, allowed, contains = value
         if isinstance(value, np.generic):
             value = value.item()
