@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path
+from jax.tree_util import keystr, tree_map_with_path
 
 from gradxform.arithmetic import Scalar, next_count
 from gradxform.trees import PyTree
@@ -171,19 +171,40 @@ def is_zero(value: Hyperparam | None) -> bool:
     return value is None or (isinstance(value, int | float) and value == 0)
 
 
-def check(who: str, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+class Plain(dict[str, Any]):
+    """The hyperparameters of a rule as they are used.
+
+    Attributes:
+      bounds: how those that are bounded were declared, by name.
+    """
+
+    def __init__(self) -> None:
+        self.bounds: dict[str, Checked] = {}
+
+
+def replaced(hyperparams: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule's hyperparameters, some with other values, each declared with the bounds that it had."""
+    bounds: dict[str, Checked] = getattr(hyperparams, "bounds", {})
+    return {
+        name: bounds[name]._replace(value=value) if name in bounds else value
+        for name, value in {**hyperparams, **values}.items()
+    }
+
+
+def check(who: str, hyperparams: Mapping[str, Any]) -> Plain:
     """The plain hyperparameters of a rule, each of a known kind and within its bounds.
 
     Raises:
       TypeError, ValueError: naming the rule, the hyperparameter and the value.
     """
-    plain: dict[str, Any] = {}
-    for name, value in hyperparams.items():
+    plain = Plain()
+    for name, value in replaced(hyperparams, {}).items():
         allowed, contains = "a finite number", lambda x: abs(x) < math.inf
         if name in RESERVED:
             raise ValueError(f"{who}: no hyperparameter can be called {name!r}, every step has its own")
         bounded = isinstance(value, Checked)
         if bounded:
+            plain.bounds[name] = value
             value, allowed, contains = value
         if isinstance(value, np.generic):
             value = value.item()
@@ -301,16 +322,42 @@ def distinct_names(owners: Sequence[Owner]) -> list[dict[str, str]]:
     ]
 
 
+_OWN = frozenset({"count", "tunables", "scheduled", "hyperparams", "hyperparams_states", "slots", "shared"})
+"""The fields of a state with hyperparameters that can hold no other such state."""
+
+
+def _holds(node: Any) -> bool:
+    return isinstance(getattr(node, "tunables", None), dict) or isinstance(
+        getattr(node, "hyperparams", None), dict
+    )
+
+
+def _map_holders(function: Callable[[str, Any], Any], state: PyTree, root: str = "") -> PyTree:
+    """The state with ``function(path, node)`` in the place of each state that has hyperparameters.
+
+    Such states can stand within each other, the outer one comes first. Slots are not walked through.
+    """
+
+    def one(keys: Any, node: Any) -> Any:
+        if not _holds(node):
+            return node
+        path = root + keystr(keys)
+        within = {
+            name: _map_holders(function, getattr(node, name), f"{path}.{name}")
+            for name in getattr(node, "_fields", ())
+            if name not in _OWN
+        }
+        new = function(path, node)
+        return new._replace(**within) if within else new
+
+    return tree_map_with_path(one, state, is_leaf=_holds)
+
+
 def _holders(state: PyTree) -> list[tuple[str, Any]]:
     """The states within `state` that hold hyperparameters, each with its path."""
-
-    def holds(node: Any) -> bool:
-        return isinstance(getattr(node, "tunables", None), dict) or isinstance(
-            getattr(node, "hyperparams", None), dict
-        )
-
-    with_path, _ = tree_flatten_with_path(state, is_leaf=holds)
-    return [(keystr(path), node) for path, node in with_path if holds(node)]
+    found: dict[str, Any] = {}
+    _map_holders(lambda path, node: found.setdefault(path, node), state)
+    return list(found.items())
 
 
 def _values(node: Any) -> dict[str, Any]:
@@ -369,7 +416,8 @@ def set_hyperparams(state: PyTree, /, **values: Scalar) -> PyTree:
     Args:
       state: the state of a transformation.
       **values: the tunables' new values by name, as `get_hyperparams` calls
-        them. A value keeps the old one's dtype.
+        them. A value keeps the old one's dtype. It may be traced, so the bounds
+        that the factory checks are not checked again: a decay set to 1.5 is taken.
 
     Returns:
       The new state; `state` is left as it was.
@@ -395,20 +443,17 @@ def set_hyperparams(state: PyTree, /, **values: Scalar) -> PyTree:
                 f"pass tunable(value) to be able to set it."
             )
 
-    def replace(node: Any, names: dict[str, str]) -> Any:
+    names_at = {path: names for (path, _), names in zip(holders, public_names, strict=True)}
+
+    def replace(path: str, node: Any) -> Any:
+        names = names_at[path]
         if hasattr(node, "tunables"):
             return node._replace(tunables=_set(node.tunables, node.scheduled, names, values))
         scheduled = getattr(node, "hyperparams_states", {})
         free = {name: value for name, value in node.hyperparams.items() if name not in scheduled}
         return node._replace(hyperparams={**node.hyperparams, **_set(free, scheduled, names, values)})
 
-    replaced = iter([replace(node, names) for (_, node), names in zip(holders, public_names, strict=True)])
-    held = {id(node) for _, node in holders}
-    return jax.tree.map(
-        lambda leaf: next(replaced) if id(leaf) in held else leaf,
-        state,
-        is_leaf=lambda node: id(node) in held,
-    )
+    return _map_holders(replace, state)
 
 
 def _set(

@@ -278,3 +278,51 @@ def test_the_state_has_its_own_copy_of_what_the_user_gave() -> None:
         step = jax.jit(tx.update, donate_argnums=1)
         first, second = (step(params, tx.init(params))[0]["w"] for _ in range(2))
         np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("tx", "names"),
+    [
+        (gx.dynamic_loss_scale(gx.sgd(gx.tunable(0.5))), {"loss_scale", "learning_rate"}),
+        (
+            gx.chain(
+                gx.static_loss_scale(gx.static_loss_scale(gx.sgd(gx.tunable(0.5)), 1.0), 1.0),
+                optax.identity(),
+            ),
+            {"[0].loss_scale", "[0].inner_state.loss_scale", "learning_rate"},
+        ),
+        (gx.inject_hyperparams(gx.sgd, "momentum")(gx.tunable(0.5), 0.0), {"learning_rate"}),
+    ],
+)
+def test_hyperparameters_within_a_state_that_has_its_own(tx: Any, names: set[str]) -> None:
+    state = tx.init([0.0])
+    assert gx.get_hyperparams(state).keys() == names
+    state = gx.set_hyperparams(state, learning_rate=0.25)
+    assert gx.get_hyperparams(state)["learning_rate"] == 0.25
+    scale = gx.get_hyperparams(state).get("loss_scale", 1.0)
+    assert tx.update([1.0 * scale], state)[0][0] == -0.25
+
+
+def test_a_scheduled_rate_within_a_scaled_loss_is_read() -> None:
+    tx = gx.dynamic_loss_scale(gx.sgd(lambda count: 0.5 ** (count + 1)))
+    state = tx.init([0.0])
+    for _ in range(2):
+        _, state = tx.update([1.0], state)
+    assert gx.get_hyperparams(state)["learning_rate"] == 0.25
+    with pytest.raises(ValueError, match="learning_rate follows a schedule"):
+        gx.set_hyperparams(state, learning_rate=0.5)
+    assert gx.get_hyperparams(gx.set_hyperparams(state, loss_scale=2.0))["loss_scale"] == 2.0
+
+
+def test_slots_are_not_walked_through() -> None:
+    class Unwalked:
+        """A leaf in the slots that says when it is looked at."""
+
+        @property
+        def tunables(self) -> Any:
+            raise AssertionError("looked at a slot")
+
+    state = gx.dynamic_loss_scale(gx.adam(gx.tunable(0.5))).init({"w": jnp.zeros(2)})
+    state = state._replace(inner_state=state.inner_state._replace(slots=(Unwalked(),)))
+    state = gx.set_hyperparams(state, learning_rate=0.25)
+    assert gx.get_hyperparams(state)["learning_rate"] == 0.25

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import register_static
 
+from gradxform.arguments import whole
 from gradxform.arithmetic import compute_dtype, next_count, slot_like
 from gradxform.hyperparams import show
 from gradxform.rule import Lift, Rule, Step, lift
@@ -96,10 +97,8 @@ class MultiSteps(Wrapper):
         accumulator_dtype: Any = None,
     ) -> "MultiSteps":
         every = every_k_schedule
-        if not isinstance(every, int) and not callable(every):
-            raise TypeError(f"MultiSteps: every_k_schedule must be an integer or a function, got {every!r}")
-        if isinstance(every, int) and every < 1:
-            raise ValueError(f"MultiSteps: every_k_schedule must be at least 1, got {every}")
+        if not callable(every):
+            whole("MultiSteps", every_k_schedule=every)
         should_skip = should_skip_update_fn or _never
         add = _mean if use_grad_mean else _sum
 
@@ -142,7 +141,7 @@ class MultiSteps(Wrapper):
             )
             emit = ~skip & (state.mini_step + 1 >= steps)
             updates, inner = run_if(
-                emit, opt, total, state.inner_opt_state, params, extra, zeros, dtypes=grads
+                "MultiSteps", emit, opt, total, state.inner_opt_state, params, extra, zeros, dtypes=grads
             )
             mini_step = jnp.where(emit, 0, jnp.where(skip, state.mini_step, state.mini_step + 1))
             step = jnp.where(emit, next_count(state.gradient_step), state.gradient_step)
@@ -192,7 +191,8 @@ def apply_every(k: int = 1) -> Lift:
       A `GradientTransformation` with a slot the size of the parameters.
 
     Raises:
-      ValueError: `k` is below 1 or no integer.
+      TypeError: `k` is no integer.
+      ValueError: `k` is below 1.
 
     Example:
       >>> import gradxform as gx
@@ -201,8 +201,7 @@ def apply_every(k: int = 1) -> Lift:
       >>> first[0].item(), tx.update([3.0], state)[0][0].item()
       (0.0, 4.0)
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"apply_every: k must be an integer of at least 1, got {k!r}")
+    whole("apply_every", k=k)
 
     def init(param: Any) -> ApplyEvery:
         return ApplyEvery(slot_like(param))

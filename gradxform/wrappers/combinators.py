@@ -1,7 +1,7 @@
 """What can be done to any optimizer: one call around it, no second walk over the tree."""
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,7 +10,17 @@ import jax.numpy as jnp
 
 from gradxform.arithmetic import Decay, safe_divide, safe_sqrt, slot_like, sum_of_squares
 from gradxform.chain import chain, map_rules
-from gradxform.hyperparams import Hyperparam, Schedule, Tunable, fraction, nonnegative, positive, unit
+from gradxform.hyperparams import (
+    Hyperparam,
+    Schedule,
+    Tunable,
+    fraction,
+    nonnegative,
+    positive,
+    replaced,
+    show,
+    unit,
+)
 from gradxform.primitives.decay import add_decayed_weights
 from gradxform.rule import Lift, Mask, Rule, Slots, Step, lift
 from gradxform.transformation import GradientTransformation, Params
@@ -42,6 +52,16 @@ class DecayProductSlots(NamedTuple):
     products: tuple[jax.Array, ...]
 
 
+class DecayProductNumbers(NamedTuple):
+    """What `decay_schedule` remembers where the rule itself keeps numbers for the whole tree.
+
+    Those, and the product of each decay so far.
+    """
+
+    own: Any
+    products: tuple[Any, ...]
+
+
 def cautious(tx: GradientTransformation, *, rescale: bool = True, floor: Hyperparam = 1e-3) -> Lift:
     r"""Move only where the update and the gradient agree.
 
@@ -66,6 +86,8 @@ def cautious(tx: GradientTransformation, *, rescale: bool = True, floor: Hyperpa
     Raises:
       TypeError: `tx` is not made of rules alone, or has several optimizers for
         several leaves.
+      ValueError: `floor` is out of its bounds; or a factor before the end of `tx`
+        is no number, and may turn the gradient round unseen.
 
     References:
       Liang et al., `Cautious optimizers: improving training with one line of
@@ -79,6 +101,15 @@ def cautious(tx: GradientTransformation, *, rescale: bool = True, floor: Hyperpa
       0.0
     """
     rules, start = _direction("cautious", tx)
+    for rule in rules[:start]:
+        name = _FACTORS.get(rule.name)
+        factor = rule.hyperparams[name] if name and not rule.turns else 1
+        if not isinstance(factor, int | float) or factor < 0:
+            raise ValueError(
+                f"cautious: {rule.name} stands before {rules[start - 1].name} with {name} = {show(factor)}, "
+                "which may turn the gradient round unseen; put it last, where the direction is known, or "
+                "give it a number that is at least 0"
+            )
     downhill = sum(rule.turns for rule in rules[:start]) % 2 == 1
 
     def update(grad: Any, slots: Slots, param: Any, step: Step) -> tuple[Any, Slots]:
@@ -217,7 +248,7 @@ def decay_schedule(tx: GradientTransformation, **schedules: Schedule | Tunable) 
       A `GradientTransformation`, with a number more for each leaf and decay.
 
     Raises:
-      ValueError: no rule of `tx` has a hyperparameter of that name.
+      ValueError: no rule of `tx` has a hyperparameter of that name, or a tunable is out of its bounds.
       TypeError: it is neither a schedule nor a tunable.
 
     References:
@@ -230,6 +261,11 @@ def decay_schedule(tx: GradientTransformation, **schedules: Schedule | Tunable) 
       >>> round(tx.update([3.0], tx.init([0.0]))[0][0].item(), 6)
       -1.0
     """
+    for name, value in schedules.items():
+        if not callable(value) and not isinstance(value, Tunable):
+            raise TypeError(
+                f"decay_schedule: {name} must be a schedule (count -> value) or tunable(value), got {value!r}"
+            )
     found: set[str] = set()
 
     def scheduled(rule: Rule) -> Rule:
@@ -238,11 +274,7 @@ def decay_schedule(tx: GradientTransformation, **schedules: Schedule | Tunable) 
         return _with_products(rule, own) if own else rule
 
     changed = map_rules(tx, scheduled)
-    for name, value in schedules.items():
-        if not callable(value) and not isinstance(value, Tunable):
-            raise TypeError(
-                f"decay_schedule: {name} must be a schedule (count -> value) or tunable(value), got {value!r}"
-            )
+    for name in schedules:
         if name not in found:
             raise ValueError(f"decay_schedule: no rule has a hyperparameter {name!r} in {tx!r}")
     return changed
@@ -256,7 +288,7 @@ def decoupled_weight_decay(
     Around `adam` it is `adamw`.
 
     Args:
-      tx: an optimizer made of rules, with a learning rate.
+      tx: an optimizer made of rules, with a learning rate at its end.
       weight_decay: :math:`\lambda`, at least 0.
       mask: which leaves to decay, as for `add_decayed_weights`: a tree of
         booleans, or a function such as ``leaves_of_rank(2)`` or
@@ -266,7 +298,7 @@ def decoupled_weight_decay(
       A `GradientTransformation` with the state of `tx`; its update needs the parameters.
 
     Raises:
-      TypeError: `tx` is not made of rules alone, or has no learning rate.
+      TypeError: `tx` is not made of rules alone, or does not end with a learning rate.
       ValueError: `weight_decay` is negative.
 
     References:
@@ -283,9 +315,11 @@ def decoupled_weight_decay(
     """
     rules, start = _direction("decoupled_weight_decay", tx)
     if not any(rule.name == "scale_by_learning_rate" for rule in rules[start:]):
+        elsewhere = any(rule.name == "scale_by_learning_rate" for rule in rules)
+        before = f"its learning rate before {rules[-1].name}, and none at its end"
         raise TypeError(
-            f"decoupled_weight_decay: {tx!r} has no learning rate to decay the weights at; "
-            "chain add_decayed_weights where it is to decay them"
+            f"decoupled_weight_decay: {tx!r} has {before if elsewhere else 'no learning rate'} to decay the "
+            "weights at; chain add_decayed_weights where it is to decay them"
         )
     return lift(*rules[:start], *add_decayed_weights(weight_decay, mask).rules, *rules[start:])
 
@@ -341,6 +375,9 @@ def leaves_of_rank(minimum: int) -> Callable[[Params], Any]:
 
 _STEP = frozenset({"scale_by_learning_rate", "scale", "add_decayed_weights"})
 
+_FACTORS = {"scale": "step_size", "scale_by_learning_rate": "learning_rate"}
+"""Rules that only multiply, and by which hyperparameter."""
+
 
 def _direction(who: str, tx: GradientTransformation) -> tuple[tuple[Rule, ...], int]:
     """The rules of `tx`, and where those begin that only decay weights and say how far to go."""
@@ -368,31 +405,65 @@ def _last_gradient(param: Any) -> PreviousGradientSlots:
 def _with_products(rule: Rule, schedules: dict[str, Any]) -> Rule:
     """The rule with these decays, each knowing the product of its values."""
 
-    def init(param: Any) -> DecayProductSlots:
-        return DecayProductSlots(rule.init(param), tuple(jnp.ones(()) for _ in schedules))
-
-    def known(slots: DecayProductSlots, step: Step) -> Step:
+    def known(step: Step, products: Iterable[Any]) -> Step:
         decays = {
             name: Decay(value := getattr(step, name), jnp.asarray(product, value.dtype) * value, step.t)
-            for name, product in zip(schedules, slots.products, strict=True)
+            for name, product in zip(schedules, products, strict=True)
         }
         return Step({**vars(step), **decays})
 
+    def products_of(step: Step) -> tuple[Any, ...]:
+        return tuple(getattr(step, name).product for name in schedules)
+
+    changed = replace(rule, hyperparams=replaced(rule.hyperparams, schedules), counts=True)
+    if rule.advance is None:
+        return _with_products_in_slots(changed, known, products_of, len(schedules))
+    return _with_products_in_shared(changed, known, products_of, len(schedules))
+
+
+Known = Callable[[Step, Iterable[Any]], Step]
+ProductsOf = Callable[[Step], tuple[Any, ...]]
+
+
+def _with_products_in_slots(rule: Rule, known: Known, products_of: ProductsOf, decays: int) -> Rule:
+    def init(param: Any) -> DecayProductSlots:
+        return DecayProductSlots(rule.init(param), tuple(jnp.ones(()) for _ in range(decays)))
+
     def update(grad: Any, slots: DecayProductSlots, param: Any, step: Step) -> tuple[Any, DecayProductSlots]:
-        step = known(slots, step)
-        products = tuple(getattr(step, name).product for name in schedules)
+        step = known(step, slots.products)
         grad, own = rule.update(grad, slots.slots, param, step)
-        return grad, DecayProductSlots(own, products)
+        return grad, DecayProductSlots(own, products_of(step))
 
     def total(grad: Any, slots: DecayProductSlots, param: Any, step: Step) -> Any:
         assert rule.total is not None
-        return rule.total(grad, slots.slots, param, known(slots, step))
+        return rule.total(grad, slots.slots, param, known(step, slots.products))
+
+    return replace(rule, init=init, update=update, total=total if rule.total else None)
+
+
+def _with_products_in_shared(rule: Rule, known: Known, products_of: ProductsOf, decays: int) -> Rule:
+    """What the rule does for the whole tree needs the products too, and has no slots."""
+
+    def own(step: Step) -> Step:
+        step = known(step, step.last.products)
+        # `shared` is known to `update` alone.
+        known_now = vars(step)
+        return Step(known_now | {name: known_now[name].own for name in known_now.keys() & {"last", "shared"}})
+
+    def advance(total: Any, step: Step) -> DecayProductNumbers:
+        assert rule.advance is not None
+        step = own(step)
+        numbers = jax.tree.map(lambda x: x.value if isinstance(x, Decay) else x, rule.advance(total, step))
+        return DecayProductNumbers(numbers, products_of(step))
+
+    def total(grad: Any, slots: Slots, param: Any, step: Step) -> Any:
+        assert rule.total is not None
+        return rule.total(grad, slots, param, own(step))
 
     return replace(
         rule,
-        init=init,
-        update=update,
+        update=lambda grad, slots, param, step: rule.update(grad, slots, param, own(step)),
         total=total if rule.total else None,
-        hyperparams={**rule.hyperparams, **schedules},
-        counts=True,
+        shared=DecayProductNumbers(rule.shared, (1.0,) * decays),
+        advance=advance,
     )

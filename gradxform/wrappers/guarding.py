@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradxform.arguments import whole
 from gradxform.arithmetic import next_count, sum_of_squares
 from gradxform.hyperparams import Scalar
 from gradxform.transformation import GradientTransformation, Params, State, Updates
@@ -97,6 +98,7 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
       A `GradientTransformation` with an `ApplyIfFiniteState`.
 
     Raises:
+      TypeError: `max_consecutive_errors` is no integer.
       ValueError: `max_consecutive_errors` is negative.
 
     Example:
@@ -106,10 +108,7 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
       >>> updates[0].item(), state.total_notfinite.item()
       (0.0, 1)
     """
-    if max_consecutive_errors < 0:
-        raise ValueError(
-            f"apply_if_finite: max_consecutive_errors must be at least 0, got {max_consecutive_errors!r}"
-        )
+    whole("apply_if_finite", least=0, max_consecutive_errors=max_consecutive_errors)
 
     def init(params: Params) -> ApplyIfFiniteState:
         return ApplyIfFiniteState(no_steps(), jnp.asarray(True), no_steps(), inner.init(params))
@@ -120,7 +119,14 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
         finite = _not_finite(grads) == 0
         count = jnp.where(finite, 0, next_count(state.notfinite_count))
         updates, inner_state = run_if(
-            finite | (count > max_consecutive_errors), inner, grads, state.inner_state, params, extra, zeros
+            "apply_if_finite",
+            finite | (count > max_consecutive_errors),
+            inner,
+            grads,
+            state.inner_state,
+            params,
+            extra,
+            zeros,
         )
         total = jnp.where(finite, state.total_notfinite, next_count(state.total_notfinite))
         return updates, ApplyIfFiniteState(count, finite, total, inner_state)
@@ -159,7 +165,14 @@ def conditionally_transform(
     ) -> tuple[Updates, ConditionallyTransformState]:
         condition = should_transform_fn(state.step, **(extra if forward_extra_args else {}))
         updates, inner_state = run_if(
-            condition, inner, grads, state.inner_state, params, extra, lambda grads: grads
+            "conditionally_transform",
+            condition,
+            inner,
+            grads,
+            state.inner_state,
+            params,
+            extra,
+            lambda grads: grads,
         )
         return updates, ConditionallyTransformState(inner_state, next_count(state.step))
 
@@ -196,7 +209,9 @@ def conditionally_mask(
         grads: Updates, state: ConditionallyMaskState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ConditionallyMaskState]:
         condition = should_transform_fn(state.step, **(extra if forward_extra_args else {}))
-        updates, inner_state = run_if(condition, inner, grads, state.inner_state, params, extra, zeros)
+        updates, inner_state = run_if(
+            "conditionally_mask", condition, inner, grads, state.inner_state, params, extra, zeros
+        )
         return updates, ConditionallyMaskState(next_count(state.step), inner_state)
 
     return Wrapper("conditionally_mask", inner, init, update, rows=True, passes=True)

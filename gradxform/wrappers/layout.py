@@ -1,5 +1,6 @@
 """Transformations that show their inner one another tree than they are given."""
 
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from gradxform.transformation import (
     accepted_keywords,
     init_empty_state,
 )
-from gradxform.trees import PyTree, check_gradients, check_inexact
+from gradxform.trees import PyTree, check_all_inexact, check_gradients
 from gradxform.wrappers.wrapper import Wrapper, conform
 
 __all__ = [
@@ -76,10 +77,9 @@ def flatten(inner: GradientTransformation) -> Wrapper:
     """
     accepted = accepted_keywords(inner.update)
 
-    def vector(tree: PyTree) -> jax.Array:
+    def vector(tree: PyTree, root: str) -> jax.Array:
+        check_all_inexact(tree, root=root, who="flatten")
         leaves = jax.tree.leaves(tree)
-        for index, leaf in enumerate(leaves):
-            check_inexact(leaf, tree, index, root="params", who="flatten")
         if len({jnp.iscomplexobj(leaf) for leaf in leaves}) > 1:
             raise TypeError(
                 "flatten: some leaves are real and some are complex, and they have to share a vector; "
@@ -89,15 +89,16 @@ def flatten(inner: GradientTransformation) -> Wrapper:
 
     def init(params: Params) -> State:
         abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
-        return inner.init(jax.eval_shape(vector, params) if abstract else vector(params))
+        of_params = partial(vector, root="params")
+        return inner.init(jax.eval_shape(of_params, params) if abstract else of_params(params))
 
     def update(
         grads: Updates, state: State, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, State]:
         if params is not None:
             check_gradients(grads, params, who="flatten")
-        known = None if params is None else vector(params)
-        flat, state = inner.update(vector(grads), state, known, **accepted(extra))
+        known = None if params is None else vector(params, "params")
+        flat, state = inner.update(vector(grads, "grads"), state, known, **accepted(extra))
         leaves, treedef = tree_flatten(grads)
         parts = jnp.split(flat, list(accumulate(np.size(leaf) for leaf in leaves[:-1])))
         updates = [jnp.reshape(part, np.shape(leaf)) for part, leaf in zip(parts, leaves, strict=False)]

@@ -1,6 +1,6 @@
 """Searching along the updates for how far to go."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from gradxform.transformation import (
     apply_updates,
 )
 from gradxform.trees import PyTree, check_all_inexact, map_leaves
-from gradxform.wrappers.wrapper import conform, no_steps
+from gradxform.wrappers.wrapper import check_bounds, conform, no_steps, whole_or_array
 
 __all__ = [
     "BacktrackingLinesearchInfo",
@@ -47,7 +47,7 @@ class ScaleByBacktrackingLinesearchState(NamedTuple):
     """The state of `scale_by_backtracking_linesearch`.
 
     Attributes:
-      learning_rate: the length found.
+      learning_rate: the length found; the one before, where none above 0 was.
       value: the loss there.
       grad: its gradient there; ``None`` unless it is to be stored.
       info: how the search went.
@@ -77,7 +77,7 @@ class ScaleByZoomLinesearchState(NamedTuple):
     """The state of `scale_by_zoom_linesearch`.
 
     Attributes:
-      learning_rate: the length found.
+      learning_rate: the length found; the one before, where none above 0 was.
       value: the loss there.
       grad: its gradient there.
       info: how the search went.
@@ -109,7 +109,8 @@ def scale_by_backtracking_linesearch(
 
     The first length tried is the last one found times `increase_factor`; each further one is
     `decrease_factor` times the one before. The last one is taken even if it is too long, unless the loss
-    is infinite or no number there: then the update is 0.
+    is infinite or no number there: then the update is 0, and the next search starts from the last length
+    found before.
 
     Args:
       max_backtracking_steps: how many times to shorten at most, at least 0.
@@ -130,7 +131,8 @@ def scale_by_backtracking_linesearch(
 
     Raises:
       ValueError: an argument is out of its bounds; in `update`, the parameters are missing.
-      TypeError: in `update`, `value`, `grad` or `value_fn` is missing, or an argument fits none of them.
+      TypeError: the number of steps is no integer; in `update`, `value`, `grad` or `value_fn` is missing,
+        or an argument fits none of them.
 
     References:
       Nocedal and Wright, `Numerical optimization <https://doi.org/10.1007/978-0-387-40065-5>`_, 2006,
@@ -144,10 +146,10 @@ def scale_by_backtracking_linesearch(
       -1.0
     """
     who = "scale_by_backtracking_linesearch"
-    _check(
+    whole_or_array(who, least=0, max_backtracking_steps=max_backtracking_steps)
+    check_bounds(
         who,
         [
-            ("max_backtracking_steps", max_backtracking_steps, lambda x: x >= 0, "at least 0"),
             ("slope_rtol", slope_rtol, lambda x: 0 <= x <= 1, "in [0, 1]"),
             ("decrease_factor", decrease_factor, lambda x: 0 < x < 1, "strictly between 0 and 1"),
             ("increase_factor", increase_factor, lambda x: x >= 1, "at least 1"),
@@ -204,7 +206,8 @@ def scale_by_backtracking_linesearch(
         length = jnp.where(jnp.isinf(error), 0, length)
         new_grad = conform(jax.grad(line.loss)(line.at(length)), state.grad) if store_grad else None
         info = BacktrackingLinesearchInfo(tried, error)
-        return line.updates(length), ScaleByBacktrackingLinesearchState(length, new, new_grad, info)
+        kept = jnp.where(length > 0, length, state.learning_rate)
+        return line.updates(length), ScaleByBacktrackingLinesearchState(kept, new, new_grad, info)
 
     return GradientTransformation(init, update)
 
@@ -293,7 +296,8 @@ def scale_by_zoom_linesearch(
 
     Raises:
       ValueError: an argument is out of its bounds; in `update`, the parameters are missing.
-      TypeError: in `update`, `value`, `grad` or `value_fn` is missing, or an argument fits none of them.
+      TypeError: the number of steps is no integer; in `update`, `value`, `grad` or `value_fn` is missing,
+        or an argument fits none of them.
 
     References:
       Nocedal and Wright, `Numerical optimization <https://doi.org/10.1007/978-0-387-40065-5>`_, 2006,
@@ -308,10 +312,10 @@ def scale_by_zoom_linesearch(
       -1.0
     """
     who = "scale_by_zoom_linesearch"
-    _check(
+    whole_or_array(who, max_linesearch_steps=max_linesearch_steps)
+    check_bounds(
         who,
         [
-            ("max_linesearch_steps", max_linesearch_steps, lambda x: x >= 1, "at least 1"),
             ("max_learning_rate", max_learning_rate, lambda x: x > 0, "above 0"),
             ("tol", tol, lambda x: x >= 0, "at least 0"),
             ("increase_factor", increase_factor, lambda x: x > 1, "above 1"),
@@ -430,7 +434,8 @@ def scale_by_zoom_linesearch(
         end, end_grad = _choose(to_safety, (last.safe, last.safe_grad), (last.trial, last.grad))
         info = ZoomLinesearchInfo(last.tried, last.decrease_error, last.curvature_error)
         end_grad = conform(end_grad, state.grad)
-        return line.updates(end.step), ScaleByZoomLinesearchState(end.step, end.value, end_grad, info)
+        kept = jnp.where(end.step > 0, end.step, state.learning_rate)
+        return line.updates(end.step), ScaleByZoomLinesearchState(kept, end.value, end_grad, info)
 
     return GradientTransformation(init, update)
 
@@ -536,13 +541,6 @@ class _Line:
 
 
 _CALL = "call update(grads, state, params, value=..., grad=..., value_fn=...)"
-
-
-def _check(who: str, arguments: Iterable[tuple[str, Any, Callable[[Any], bool], str]]) -> None:
-    """Arrays may be traced, and are taken as they are."""
-    for name, given, fits, allowed in arguments:
-        if isinstance(given, int | float) and not fits(given):
-            raise ValueError(f"{who}: {name} must be {allowed}, got {given!r}")
 
 
 def _conjugate(x: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradxform.arguments import whole
 from gradxform.hyperparams import Scalar
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
 from gradxform.trees import map_leaves
@@ -74,7 +75,7 @@ def lookahead(
 
     Raises:
       ValueError: `sync_period` is below 1.
-      TypeError: in `update`, the parameters are no `LookaheadParams`.
+      TypeError: `sync_period` is no integer; in `update`, the parameters are no `LookaheadParams`.
 
     References:
       Zhang et al., `Lookahead optimizer: k steps forward, 1 step back
@@ -88,8 +89,7 @@ def lookahead(
       >>> [copy.item() for copy in gx.apply_updates(params, updates)]
       [1.5, 1.5]
     """
-    if sync_period < 1:
-        raise ValueError(f"lookahead: sync_period must be at least 1, got {sync_period!r}")
+    whole("lookahead", sync_period=sync_period)
     accepted = accepted_keywords(fast_optimizer.update)
 
     def init(params: Params) -> LookaheadState:

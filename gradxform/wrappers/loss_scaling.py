@@ -174,10 +174,11 @@ def _scaled(call: str, inner: GradientTransformation, initial_scale: Scalar, ada
         grads: Updates, state: LossScaleState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, LossScaleState]:
         scale = state.tunables["loss_scale"]
-        check_gradients(grads, grads if params is None else params, who=call.partition("(")[0])
+        who = call.partition("(")[0]
+        check_gradients(grads, grads if params is None else params, who=who)
         unscaled, finite = _unscale(grads, scale)
         updates, inner_state = run_if(
-            finite, inner, unscaled, state.inner_state, params, extra, zeros, dtypes=grads
+            who, finite, inner, unscaled, state.inner_state, params, extra, zeros, dtypes=grads
         )
         scale, steps = adapt(scale, next_count(state.finite_steps), finite)
         skipped = jnp.where(finite, state.skipped_steps, next_count(state.skipped_steps))

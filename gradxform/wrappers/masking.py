@@ -168,6 +168,9 @@ def partition(
       a label has no transformation, or the labels do not fit the parameters,
       naming the path.
 
+    Raises:
+      ValueError: there are no transformations.
+
     Example:
       >>> import gradxform as gx
       >>> tx = gx.partition({"fast": gx.sgd(1.0), "slow": gx.sgd(0.1)}, {"w": "slow", "b": "fast"})

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradxform.arguments import whole
 from gradxform.arithmetic import compute_dtype, copy_of, next_count, real_dtype, safe_sqrt, totals_of
 from gradxform.hyperparams import Scalar
 from gradxform.slots import Exact
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
 from gradxform.trees import map_leaves
-from gradxform.wrappers.wrapper import Wrapper, conform, no_steps
+from gradxform.wrappers.wrapper import Wrapper, beside, conform, no_steps
 
 __all__ = ["MechanicState", "mechanize"]
 
@@ -64,6 +65,7 @@ def mechanize(
       of the parameters; its update needs the parameters.
 
     Raises:
+      TypeError: `num_betas` is no integer.
       ValueError: an argument is out of its bounds, or the parameters are missing.
 
     References:
@@ -77,9 +79,9 @@ def mechanize(
       >>> bool(updates["w"] < 0)
       True
     """
-    for name, value, least in (("weight_decay", weight_decay, 0), ("num_betas", num_betas, 1)):
-        if isinstance(value, int | float) and value < least:
-            raise ValueError(f"mechanize: {name} must be at least {least}, got {value!r}")
+    whole("mechanize", num_betas=num_betas)
+    if isinstance(weight_decay, int | float) and not weight_decay >= 0:
+        raise ValueError(f"mechanize: weight_decay must be at least 0, got {weight_decay!r}")
     for name, value in (("eps", eps), ("s_init", s_init)):
         if isinstance(value, int | float) and not value > 0:
             raise ValueError(f"mechanize: {name} must be above 0, got {value!r}")
@@ -102,8 +104,8 @@ def mechanize(
         scale = state.s.sum()
         betas = (1 - 0.1 ** np.arange(1, num_betas + 1)).astype(state.s.dtype)
         sums: Any = (np.zeros((), state.s.dtype),) * 4
-        leaves = [jax.tree.leaves(tree) for tree in (grads, params, state.x0)]
-        for leaf in zip(*leaves, strict=True):
+        leaves = [jax.tree.leaves(beside(grads, tree, "mechanize")) for tree in (params, state.x0)]
+        for leaf in zip(jax.tree.leaves(grads), *leaves, strict=True):
             sums = _add_products(sums, *leaf)
         squares, sizes, along, inward = sums
         decay = weight_decay * scale * safe_sqrt(squares) / (safe_sqrt(sizes) + eps)

@@ -10,6 +10,7 @@ from gradxform.hyperparams import Hyperparam
 from gradxform.primitives.moments import ema
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
 from gradxform.trees import PyTree
+from gradxform.wrappers.wrapper import conform
 
 Measure = Callable[[Updates], PyTree]
 
@@ -43,13 +44,19 @@ def _kept(measurement: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.array(x, dtype=jnp.result_type(x)), measurement)
 
 
+def _like(old: Any, new: Any) -> Any:
+    """The new state with the old one's dtypes; a measurement of a tree that has changed stays as it is."""
+    before: Any = jax.tree.structure(old)
+    return conform(new, old) if before == jax.tree.structure(new) else new
+
+
 def snapshot(measure_name: str, measure: Measure) -> GradientTransformation:
     """Keep a measurement of the updates that pass here; `gradxform.tree.get` reads it from the state.
 
     Args:
       measure_name: its name.
       measure: updates -> an array or a tree of arrays, whose shapes are always
-        the same. At `init` it is taken of the parameters.
+        the same. At `init` it is taken of the parameters, whose dtypes it keeps.
 
     Returns:
       A `GradientTransformation` that leaves the updates as they are.
@@ -68,7 +75,7 @@ def snapshot(measure_name: str, measure: Measure) -> GradientTransformation:
     def update(
         grads: Updates, state: SnapshotState, params: Params | None = None
     ) -> tuple[Updates, SnapshotState]:
-        return grads, SnapshotState({measure_name: _kept(measure(grads))})
+        return grads, _like(state, SnapshotState({measure_name: _kept(measure(grads))}))
 
     return GradientTransformation(init, update)
 
@@ -113,7 +120,7 @@ def monitor(measures: Mapping[str, Measure | GradientTransformation]) -> Gradien
     def update(
         grads: Updates, state: MonitorState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, MonitorState]:
-        return grads, measured(grads, state.measure_states, params, extra)
+        return grads, _like(state, measured(grads, state.measure_states, params, extra))
 
     return GradientTransformation(init, update)
 

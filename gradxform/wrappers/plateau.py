@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from gradxform.arithmetic import Scalar, compute_dtype, next_count, real_dtype
+from gradxform.sparse import map_values
 from gradxform.transformation import GradientTransformation, Params, Updates
-from gradxform.wrappers.wrapper import conform, no_steps
+from gradxform.wrappers.wrapper import check_bounds, conform, no_steps, whole_or_array
 
 __all__ = ["ReduceLROnPlateauState", "reduce_on_plateau"]
 
@@ -48,18 +49,19 @@ def reduce_on_plateau(
 
     Args:
       factor: :math:`f`, strictly between 0 and 1.
-      patience: how many values without improvement to wait for.
-      rtol: :math:`r`, in [0, 1].
+      patience: how many values without improvement to wait for, at least 1.
+      rtol: :math:`r`, in [0, 1).
       atol: :math:`a`, at least 0; `rtol` and `atol` are not both 0.
-      cooldown: how many values to let pass after a reduction.
-      accumulation_size: how many values to take the mean of before looking at it.
-      min_scale: :math:`s_{min}`.
+      cooldown: how many values to let pass after a reduction, at least 0.
+      accumulation_size: how many values to take the mean of before looking at it, at least 1.
+      min_scale: :math:`s_{min}`, in [0, 1].
 
     Returns:
       A `GradientTransformation` whose ``update`` takes the keyword argument
       ``value``, a scalar such as the loss.
 
     Raises:
+      TypeError: one of the three numbers of values is no integer.
       ValueError: an argument is out of its bounds.
 
     Example:
@@ -71,15 +73,18 @@ def reduce_on_plateau(
       >>> updates[0].item()
       -0.5
     """
-    bounds = (
-        ("factor", factor, 0 < factor < 1, "strictly between 0 and 1"),
-        ("rtol", rtol, 0 <= rtol <= 1, "in [0, 1]"),
-        ("atol", atol, atol >= 0, "at least 0"),
-        ("atol", atol, atol > 0 or rtol > 0, "above 0 where rtol is 0"),
-    )
-    for name, given, fits, allowed in bounds:
-        if not fits:
-            raise ValueError(f"reduce_on_plateau: {name} must be {allowed}, got {given!r}")
+    who = "reduce_on_plateau"
+    whole_or_array(who, patience=patience, accumulation_size=accumulation_size)
+    whole_or_array(who, least=0, cooldown=cooldown)
+    no_rtol = isinstance(rtol, int | float) and rtol == 0
+    bounds = [
+        ("factor", factor, lambda x: 0 < x < 1, "strictly between 0 and 1"),
+        ("rtol", rtol, lambda x: 0 <= x < 1, "in [0, 1)"),
+        ("atol", atol, lambda x: x >= 0, "at least 0"),
+        ("atol", atol, lambda x: x > 0 or not no_rtol, "above 0 where rtol is 0"),
+        ("min_scale", min_scale, lambda x: 0 <= x <= 1, "in [0, 1]"),
+    ]
+    check_bounds(who, bounds)
 
     def init(params: Params) -> ReduceLROnPlateauState:
         dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
@@ -126,6 +131,6 @@ def reduce_on_plateau(
         looked = look(new)
         full = count == accumulation_size
         state = conform(jax.tree.map(lambda a, b: jnp.where(full, a, b), looked, new), state)
-        return conform(jax.tree.map(lambda grad: state.scale * grad, grads), grads), state
+        return conform(map_values(lambda grad: state.scale * grad, grads), grads), state
 
     return GradientTransformation(init, update)

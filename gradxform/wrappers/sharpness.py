@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.arguments import whole
 from gradxform.transformation import (
     GradientTransformation,
     Params,
@@ -15,7 +16,8 @@ from gradxform.transformation import (
     accepted_keywords,
     apply_updates,
 )
-from gradxform.wrappers.wrapper import Wrapper, conform, no_steps
+from gradxform.trees import map_leaves
+from gradxform.wrappers.wrapper import Wrapper, beside, conform, no_steps
 
 __all__ = ["SAMState", "sam"]
 
@@ -67,6 +69,7 @@ def sam(
       A `GradientTransformation` with a `SAMState`.
 
     Raises:
+      TypeError: `sync_period` is no integer.
       ValueError: `sync_period` is below 1; in `update`, parameters or `grad_fn` are missing.
 
     References:
@@ -80,8 +83,7 @@ def sam(
       >>> updates.item()
       -1.0
     """
-    if sync_period < 1:
-        raise ValueError(f"sam: sync_period must be at least 1, got {sync_period!r}")
+    whole("sam", sync_period=sync_period)
     accepted = accepted_keywords(optimizer.update)
 
     def init(params: Params) -> SAMState:
@@ -95,23 +97,30 @@ def sam(
     def transparent(
         grads: Updates, state: SAMState, params: Params, **extra: Any
     ) -> tuple[Updates, SAMState]:
+        last, first = state.steps_since_sync == sync_period - 1, state.steps_since_sync == 0
+        given = beside(grads, params, "sam")
+        cache = jax.tree.map(lambda new, old: jnp.where(first, new, old), params, state.cache)
+
         def climb() -> tuple[Updates, State, State]:
             updates, adv_state = away(grads, state.adv_state, params)
-            return conform(updates, params), state.opt_state, adv_state
+            return conform(updates, given), state.opt_state, adv_state
 
         def descend() -> tuple[Updates, State, State]:
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.cache, **accepted(extra))
-            back = jax.tree.map(lambda old, now, update: old - now + update, state.cache, params, updates)
+            updates, opt_state = optimizer.update(grads, state.opt_state, cache, **accepted(extra))
+            back = map_leaves(
+                lambda update, old, now: old - now + update,
+                *(updates, cache, params),
+                who="sam",
+                names=("updates", "cache", "params"),
+            )
             adv_state = adv_optimizer.init(params) if reset_state else state.adv_state
             return (
-                conform(back, params),
+                conform(back, given),
                 conform(opt_state, state.opt_state),
                 conform(adv_state, state.adv_state),
             )
 
-        last, first = state.steps_since_sync == sync_period - 1, state.steps_since_sync == 0
         updates, opt_state, adv_state = lax.cond(last, descend, climb)
-        cache = jax.tree.map(lambda new, old: jnp.where(first, new, old), params, state.cache)
         since = (state.steps_since_sync + 1) % sync_period
         return updates, SAMState(since, opt_state, adv_state, cache)
 

@@ -1,19 +1,31 @@
 """What the wrappers share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.tree_util import register_static
 
+from gradxform.arguments import whole
 from gradxform.arithmetic import compute_dtype
 from gradxform.sparse import RowSparse, is_row_sparse, map_values, on_values
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
 from gradxform.trees import PyTree, flatten, flatten_like, refuse_rows
 
-__all__ = ["Wrapper", "conform", "no_steps", "run_if", "sum_over", "zeros"]
+__all__ = [
+    "Wrapper",
+    "beside",
+    "check_bounds",
+    "conform",
+    "no_steps",
+    "run_if",
+    "sum_over",
+    "whole_or_array",
+    "zeros",
+]
 
 
 class Wrapper(GradientTransformation):
@@ -102,6 +114,7 @@ def _dtype(leaf: Any) -> Any:
 
 
 def run_if(
+    who: str,
     condition: Any,
     inner: GradientTransformation,
     grads: Updates,
@@ -121,7 +134,7 @@ def run_if(
     grads = jax.tree.map(
         lambda leaf: leaf.coalesce() if isinstance(leaf, RowSparse) else leaf, grads, is_leaf=is_row_sparse
     )
-    like = (grads if dtypes is None else dtypes) if params is None else _beside(grads, params)
+    like = (grads if dtypes is None else dtypes) if params is None else beside(grads, params, who)
     if getattr(inner, "exact_end", ""):
         like = map_values(lambda array: jnp.zeros((), compute_dtype(jnp.result_type(array))), like)
     known = accepted_keywords(inner.update)(extra)
@@ -135,13 +148,42 @@ def run_if(
     )
 
 
-def _beside(grads: Updates, params: Params) -> Params:
-    """The parameters that have a gradient."""
+def beside(grads: Updates, params: Params, who: str) -> Params:
+    """The parameters that have a gradient.
+
+    Raises:
+      ValueError: the structures differ; the message names `who` and the path.
+    """
     leaves, treedef = flatten(grads)
-    beside = flatten_like(treedef, grads, params, root="params", like="grads", who="update")
+    params = flatten_like(treedef, grads, params, root="params", like="grads", who=who)
     return treedef.unflatten(
-        None if grad is None else param for grad, param in zip(leaves, beside, strict=True)
+        None if grad is None else param for grad, param in zip(leaves, params, strict=True)
     )
+
+
+def check_bounds(who: str, arguments: Iterable[tuple[str, Any, Callable[[Any], bool], str]]) -> None:
+    """Refuse numbers out of their bounds. Arrays may be traced, and are taken as they are.
+
+    Args:
+      who: the function that asks.
+      arguments: of each its name, its value, what says whether it fits, and what is allowed.
+
+    Raises:
+      ValueError: naming the function, the argument and the value.
+    """
+    for name, given, fits, allowed in arguments:
+        if isinstance(given, int | float) and not fits(given):
+            raise ValueError(f"{who}: {name} must be {allowed}, got {given!r}")
+
+
+def whole_or_array(who: str, *, least: int = 1, **arguments: Any) -> None:
+    """Refuse arguments that are no integers, or too small. Arrays are taken as they are.
+
+    Raises:
+      TypeError, ValueError: naming the function, the argument and the value.
+    """
+    known = {name: x for name, x in arguments.items() if not isinstance(x, jax.Array | np.ndarray)}
+    whole(who, least=least, **known)
 
 
 def no_steps() -> jax.Array:

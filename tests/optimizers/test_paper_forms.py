@@ -164,7 +164,7 @@ def test_distance_over_gradients_as_optax() -> None:
         (lambda: gx.prodigy(estim_lr0=np.float32(-1.0)), "prodigy: estim_lr0 must be above 0, got -1.0"),
         (lambda: gx.prodigy(estim_lr0=0.0), "prodigy: estim_lr0 must be above 0, got 0.0"),
         (lambda: gx.mechanize(gx.sgd(1.0), s_init=0.0), "mechanize: s_init must be above 0, got 0.0"),
-        (lambda: gx.mechanize(gx.sgd(1.0), num_betas=0), "num_betas must be at least 1, got 0"),
+        (lambda: gx.mechanize(gx.sgd(1.0), num_betas=0), "num_betas must be an integer of at least 1, got 0"),
         (lambda: gx.schedule_free_sgd(b1=0.0), "schedule_free: b1 must be above 0 and at most 1, got 0.0"),
         (lambda: gx.schedule_free_sgd(b1=gx.tunable(0.0)), "schedule_free: b1 must be above 0"),
         (

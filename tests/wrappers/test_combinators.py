@@ -99,6 +99,28 @@ def test_cautious_is_one_walk_and_says_what_it_cannot_wrap() -> None:
         gx.cautious(parts)
 
 
+@pytest.mark.parametrize(
+    "factor",
+    [
+        gx.scale(gx.tunable(-1.0)),
+        gx.scale(jnp.asarray(-1.0)),
+        gx.scale_by_schedule(lambda count: -1.0),
+        gx.scale_by_learning_rate(lambda count: -1.0, flip_sign=False),
+        gx.scale_by_learning_rate(-1.0, flip_sign=False),
+    ],
+)
+def test_cautious_refuses_a_sign_that_it_cannot_see(factor: Any) -> None:
+    with pytest.raises(ValueError, match=r"cautious: scale.* stands before trace with .* put it last"):
+        gx.cautious(gx.chain(factor, gx.trace(0.9)))
+    gx.cautious(gx.chain(gx.trace(0.9), factor))
+
+
+@pytest.mark.parametrize("factor", [gx.scale(-1.0), gx.scale_by_learning_rate(lambda count: 1.0)])
+def test_cautious_sees_the_sign_of_numbers_and_learning_rates(factor: Any) -> None:
+    tx = gx.cautious(gx.chain(factor, gx.trace(0.9)))
+    assert tx.update([2.0], tx.init([0.0]))[0][0] == -2
+
+
 ONE_RUN = [
     entry
     for entry in CATALOGUE
@@ -222,6 +244,38 @@ def test_a_tunable_decay_is_set_and_a_wrong_name_is_told() -> None:
         gx.decay_schedule(gx.adam(0.1), b2=0.9)
 
 
+def test_what_a_rule_keeps_of_the_whole_tree_is_debiased_by_the_product_too() -> None:
+    """Of a rule that corrects the bias in all its three places."""
+
+    def bias(step: Any) -> Any:
+        return gx.debias(jnp.ones_like(step.t), step.b1, step.t)
+
+    rule = gx.Rule(
+        "three",
+        lambda grad, slots, param, step: (step.shared * grad + bias(step) + step.total, slots),
+        hyperparams={"b1": gx.fraction(0.9)},
+        total=lambda grad, slots, param, step: bias(step),
+        shared=0.0,
+        advance=lambda total, step: step.last + bias(step),
+        counts=True,
+    )
+    decays = [0.5, 0.9, 0.2]
+    grads = numbers(6, 3)
+    tx = gx.decay_schedule(gx.lift(rule), b1=lambda count: jnp.asarray(decays)[count])
+    kept = 0.0
+    for g, product, actual in zip(grads, np.cumprod(decays), updates_of(tx, grads), strict=True):
+        kept += 1 / (1 - product)
+        np.testing.assert_allclose(actual, kept * g + 2 / (1 - product), rtol=2e-5)
+
+
+def test_a_replaced_decay_keeps_its_bounds() -> None:
+    for tx in (gx.adam(0.1), gx.masked(gx.adam(0.1), True), gx.decay_schedule(gx.adam(0.1), b2=palm)):
+        with pytest.raises(ValueError, match=r"scale_by_adam: b2 must be in \[0, 1\), got 1\.5"):
+            gx.decay_schedule(tx, b2=gx.tunable(1.5))
+    with pytest.raises(ValueError, match=r"prodigy: b2 must be in \[0, 1\), got -0\.5"):
+        gx.decay_schedule(gx.prodigy(), b2=gx.tunable(-0.5))
+
+
 def test_decoupled_weight_decay_around_adam_is_adamw() -> None:
     grads, params = example_grads(STEPS), example_params()
     mask = gx.leaves_of_rank(2)
@@ -235,6 +289,8 @@ def test_decoupled_weight_decay_around_adam_is_adamw() -> None:
         assert_close(*pair)
     with pytest.raises(TypeError, match="has no learning rate to decay the weights at"):
         gx.decoupled_weight_decay(gx.scale_by_adam(), 0.1)
+    with pytest.raises(TypeError, match="has its learning rate before trace, and none at its end to decay"):
+        gx.decoupled_weight_decay(gx.rmsprop(0.1, momentum=0.9), 0.1)
 
 
 def test_masks_by_name_and_rank() -> None:

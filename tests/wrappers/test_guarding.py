@@ -115,5 +115,22 @@ def test_updates_and_state_keep_their_dtypes_around_parts_that_do_not() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="max_consecutive_errors must be at least 0, got -1"):
+    with pytest.raises(TypeError, match=r"apply_if_finite: max_consecutive_errors must be .* got 1\.0"):
+        gx.apply_if_finite(gx.adam(0.1), 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_consecutive_errors must be an integer of at least 0, got -1"):
         gx.apply_if_finite(gx.adam(0.1), -1)
+
+
+@pytest.mark.parametrize(
+    ("who", "make"),
+    [
+        ("apply_if_finite", lambda inner: gx.apply_if_finite(inner, 1)),
+        ("conditionally_transform", lambda inner: gx.conditionally_transform(inner, lambda step: True)),
+        ("conditionally_mask", lambda inner: gx.conditionally_mask(inner, lambda step: True)),
+    ],
+)
+def test_trees_that_do_not_fit_are_told_by_the_wrapper(who: str, make: Any) -> None:
+    tx = make(gx.sgd(0.1))
+    state = tx.init({"w": 1.0})
+    with pytest.raises(ValueError, match=rf"{who}: params and grads .*: grads\['w'\] has no counterpart"):
+        tx.update({"w": 1.0}, state, {"v": 1.0})

@@ -64,3 +64,10 @@ def test_without_parameters() -> None:
     for tx in (gx.split_real_and_imaginary(gx.scale(2.0)), gx.flatten(gx.scale(2.0))):
         updates, _ = tx.update(grads, tx.init(grads))
         np.testing.assert_array_equal(updates["z"], [2.0 + 4.0j])
+
+
+def test_the_error_names_the_tree_that_is_wrong() -> None:
+    tx = gx.flatten(gx.scale(2.0))
+    state = tx.init({"b": jnp.ones(2), "w": jnp.ones(2)})
+    with pytest.raises(TypeError, match=r"flatten: grads\['w'\] has dtype int32"):
+        tx.update({"b": None, "w": jnp.arange(2)}, state)

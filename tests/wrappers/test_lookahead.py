@@ -50,7 +50,9 @@ def test_the_slow_copy_goes_a_part_of_the_way() -> None:
 
 
 def test_what_it_does_not_take() -> None:
-    with pytest.raises(ValueError, match="sync_period must be at least 1, got 0"):
+    with pytest.raises(TypeError, match=r"lookahead: sync_period must be an integer .* got 2\.5"):
+        gx.lookahead(gx.sgd(0.1), 2.5, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="sync_period must be an integer of at least 1, got 0"):
         gx.lookahead(gx.sgd(0.1), 0, 0.5)
     tx = gx.lookahead(gx.sgd(0.1), 1, 0.5)
     with pytest.raises(TypeError, match=r"two copies of the parameters, got float.*init_synced"):

@@ -63,3 +63,23 @@ def test_a_transformation_may_measure_with_extra_arguments() -> None:
     tx = gx.monitor({"loss": loss})
     _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=2.0, other=1)
     assert state.measurements["loss"] == 2.0
+
+
+def test_measurements_keep_their_dtypes() -> None:
+    """Gradients may be wider than the parameters that the first measurement was taken of."""
+    tx = gx.chain(
+        gx.snapshot("first", lambda updates: updates["w"][0]),
+        gx.monitor({"second": lambda updates: updates["w"][1], "mean": gx.measure_with_ema(norm, 0.5)}),
+    )
+    state = tx.init({"w": jnp.zeros(2, jnp.bfloat16)})
+    steps = jnp.ones((3, 2))
+    updates, last = jax.lax.scan(lambda state, w: tx.update({"w": w}, state)[::-1], state, steps)[::-1]
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, last)
+    assert (last[0].measurement["first"], last[1].measurements["second"]) == (1, 1)
+    assert updates["w"].dtype == jnp.float32
+
+
+def test_a_missing_gradient_is_missing_in_the_measurement() -> None:
+    tx = gx.snapshot("seen", lambda updates: updates)
+    _, state = tx.update({"w": 1.0, "b": None}, tx.init({"w": 0.0, "b": 0.0}))
+    assert state.measurement["seen"] == {"w": 1.0, "b": None}

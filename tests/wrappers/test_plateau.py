@@ -58,7 +58,12 @@ def test_bfloat16_and_missing_gradients() -> None:
     ("arguments", "words"),
     [
         ({"factor": 1.0}, r"factor must be strictly between 0 and 1, got 1\.0"),
-        ({"rtol": -0.1}, r"rtol must be in \[0, 1\], got -0\.1"),
+        ({"rtol": -0.1}, r"rtol must be in \[0, 1\), got -0\.1"),
+        ({"rtol": 1.0}, r"rtol must be in \[0, 1\), got 1\.0"),
+        ({"min_scale": -0.5}, r"min_scale must be in \[0, 1\], got -0\.5"),
+        ({"patience": 0}, "reduce_on_plateau: patience must be an integer of at least 1, got 0"),
+        ({"cooldown": -1}, "cooldown must be an integer of at least 0, got -1"),
+        ({"accumulation_size": 0}, "accumulation_size must be an integer of at least 1, got 0"),
         ({"atol": -1.0}, r"atol must be at least 0, got -1\.0"),
         ({"rtol": 0.0}, "atol must be above 0 where rtol is 0"),
     ],
@@ -72,3 +77,28 @@ def test_a_value_that_is_no_scalar() -> None:
     tx = gx.reduce_on_plateau()
     with pytest.raises(ValueError, match=r"value must be a scalar, it has shape \(2,\)"):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=jnp.ones(2))
+
+
+@pytest.mark.parametrize("name", ["patience", "cooldown", "accumulation_size"])
+def test_numbers_of_values_are_integers(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"reduce_on_plateau: {name} must be an integer .* got 2\.5"):
+        gx.reduce_on_plateau(**{name: 2.5})  # type: ignore[arg-type]
+
+
+def test_arguments_may_be_traced() -> None:
+    """As `inject_hyperparams` gives them."""
+    tx = gx.inject_hyperparams(gx.reduce_on_plateau)(factor=0.5, patience=1)
+    state = tx.init([0.0])
+    for value in (3.0, 3.0):
+        updates, state = tx.update([1.0], state, value=value)
+    assert updates[0] == 0.5
+
+
+def test_only_the_values_of_rows_are_scaled() -> None:
+    tx = gx.reduce_on_plateau(factor=0.5, patience=1)
+    params = {"table": jnp.zeros((4, 2))}
+    grad = {"table": gx.RowSparse(jnp.asarray([3]), jnp.full((1, 2), 2.0), (4, 2))}
+    state = tx.init(params)
+    for value in (3.0, 3.0):
+        updates, state = tx.update(grad, state, params, value=value)
+    np.testing.assert_array_equal(updates["table"].to_dense(), np.eye(4)[:, [3, 3]])

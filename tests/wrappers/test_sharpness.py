@@ -78,10 +78,36 @@ def test_it_leaves_a_sharp_minimum_for_a_flat_one() -> None:
 
 
 def test_what_it_does_not_take() -> None:
-    with pytest.raises(ValueError, match="sync_period must be at least 1, got 0"):
+    with pytest.raises(TypeError, match="sam: sync_period must be an integer of at least 1, got True"):
+        gx.sam(gx.sgd(0.1), gx.sgd(0.1), True)
+    with pytest.raises(ValueError, match="sam: sync_period must be an integer of at least 1, got 0"):
         gx.sam(gx.sgd(0.1), gx.sgd(0.1), 0)
     tx = gx.sam(gx.sgd(0.1), gx.sgd(0.1), opaque_mode=True)
     with pytest.raises(ValueError, match="opaque mode needs grad_fn"):
         tx.update(1.0, tx.init(1.0), 1.0)
     with pytest.raises(ValueError, match="sam needs the parameters"):
         tx.update(1.0, tx.init(1.0))
+
+
+def test_without_an_adversary_it_is_the_optimizer() -> None:
+    """One gradient for each step leaves none for going uphill; Optax takes every second step back."""
+    tx, w = gx.sam(gx.sgd(1.0), gx.sgd(1.0), sync_period=1), 10.0
+    state = tx.init(w)
+    for expected in (9.0, 8.0, 7.0):
+        updates, state = tx.update(1.0, state, w)
+        w = w + updates.item()
+        assert w == expected
+
+
+def test_a_missing_gradient_stays_missing() -> None:
+    tx = gx.sam(gx.sgd(0.5), gx.sgd(1.0))
+    params = {"w": jnp.ones(2), "b": jnp.ones(3)}
+    state = tx.init(params)
+    for expected in (3.0, 0.0):  # uphill by the gradient; then back, and downhill by half of it
+        updates, state = tx.update({"w": jnp.full(2, 2.0), "b": None}, state, params)
+        assert updates["b"] is None
+        params = gx.apply_updates(params, updates)
+        np.testing.assert_array_equal(params["w"], [expected, expected])
+    np.testing.assert_array_equal(params["b"], jnp.ones(3))
+    with pytest.raises(ValueError, match=r"sam: params and grads .*grads\['w'\] has no counterpart"):
+        tx.update({"w": 1.0}, state, {"v": 1.0})
