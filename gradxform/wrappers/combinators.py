@@ -1,7 +1,7 @@
 """What can be done to any optimizer: one call around it, no second walk over the tree."""
 
 import fnmatch
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from gradxform.transformation import GradientTransformation, Params
 from gradxform.trees import flatten, paths
 
 __all__ = [
-    "DecayProductSlots",
+    "DecayProducts",
     "PreviousGradientSlots",
     "cautious",
     "decay_schedule",
@@ -45,17 +45,12 @@ class PreviousGradientSlots(NamedTuple):
     previous_gradient: jax.Array
 
 
-class DecayProductSlots(NamedTuple):
-    """What `decay_schedule` remembers: the rule's own slots, and the product of each decay so far."""
+class DecayProducts(NamedTuple):
+    """What `decay_schedule` keeps for the whole tree.
 
-    slots: Slots
-    products: tuple[jax.Array, ...]
-
-
-class DecayProductNumbers(NamedTuple):
-    """What `decay_schedule` remembers where the rule itself keeps numbers for the whole tree.
-
-    Those, and the product of each decay so far.
+    Attributes:
+      own: what the rule itself keeps.
+      products: the product of each decay so far.
     """
 
     own: Any
@@ -403,67 +398,33 @@ def _last_gradient(param: Any) -> PreviousGradientSlots:
 
 
 def _with_products(rule: Rule, schedules: dict[str, Any]) -> Rule:
-    """The rule with these decays, each knowing the product of its values."""
+    """The rule with these decays, each knowing the product of its values, which the whole tree shares."""
 
-    def known(step: Step, products: Iterable[Any]) -> Step:
+    def known(step: Step) -> Step:
+        given = vars(step)
         decays = {
-            name: Decay(value := getattr(step, name), jnp.asarray(product, value.dtype) * value, step.t)
-            for name, product in zip(schedules, products, strict=True)
+            name: Decay(given[name], jnp.asarray(product, given[name].dtype) * given[name], step.t)
+            for name, product in zip(schedules, step.last.products, strict=True)
         }
-        return Step({**vars(step), **decays})
+        own: dict[str, Any] = {name: given[name].own for name in ("last", "shared") if name in given}
+        return Step({**given, **decays, **own})
 
-    def products_of(step: Step) -> tuple[Any, ...]:
-        return tuple(getattr(step, name).product for name in schedules)
-
-    changed = replace(rule, hyperparams=replaced(rule.hyperparams, schedules), counts=True)
-    if rule.advance is None:
-        return _with_products_in_slots(changed, known, products_of, len(schedules))
-    return _with_products_in_shared(changed, known, products_of, len(schedules))
-
-
-Known = Callable[[Step, Iterable[Any]], Step]
-ProductsOf = Callable[[Step], tuple[Any, ...]]
-
-
-def _with_products_in_slots(rule: Rule, known: Known, products_of: ProductsOf, decays: int) -> Rule:
-    def init(param: Any) -> DecayProductSlots:
-        return DecayProductSlots(rule.init(param), tuple(jnp.ones(()) for _ in range(decays)))
-
-    def update(grad: Any, slots: DecayProductSlots, param: Any, step: Step) -> tuple[Any, DecayProductSlots]:
-        step = known(step, slots.products)
-        grad, own = rule.update(grad, slots.slots, param, step)
-        return grad, DecayProductSlots(own, products_of(step))
-
-    def total(grad: Any, slots: DecayProductSlots, param: Any, step: Step) -> Any:
-        assert rule.total is not None
-        return rule.total(grad, slots.slots, param, known(step, slots.products))
-
-    return replace(rule, init=init, update=update, total=total if rule.total else None)
-
-
-def _with_products_in_shared(rule: Rule, known: Known, products_of: ProductsOf, decays: int) -> Rule:
-    """What the rule does for the whole tree needs the products too, and has no slots."""
-
-    def own(step: Step) -> Step:
-        step = known(step, step.last.products)
-        # `shared` is known to `update` alone.
-        known_now = vars(step)
-        return Step(known_now | {name: known_now[name].own for name in known_now.keys() & {"last", "shared"}})
-
-    def advance(total: Any, step: Step) -> DecayProductNumbers:
-        assert rule.advance is not None
-        step = own(step)
-        numbers = jax.tree.map(lambda x: x.value if isinstance(x, Decay) else x, rule.advance(total, step))
-        return DecayProductNumbers(numbers, products_of(step))
+    def advance(total: Any, step: Step) -> DecayProducts:
+        step = known(step)
+        own = rule.advance(total, step) if rule.advance else step.last
+        numbers = jax.tree.map(lambda x: x.value if isinstance(x, Decay) else x, own)
+        return DecayProducts(numbers, tuple(getattr(step, name).product for name in schedules))
 
     def total(grad: Any, slots: Slots, param: Any, step: Step) -> Any:
         assert rule.total is not None
-        return rule.total(grad, slots, param, own(step))
+        return rule.total(grad, slots, param, known(step))
 
     return replace(
         rule,
-        update=lambda grad, slots, param, step: rule.update(grad, slots, param, own(step)),
+        hyperparams=replaced(rule.hyperparams, schedules),
+        counts=True,
+        update=lambda grad, slots, param, step: rule.update(grad, slots, param, known(step)),
         total=total if rule.total else None,
-        shared=DecayProductNumbers(rule.shared, (1.0,) * decays),
+        shared=DecayProducts(rule.shared, (1.0,) * len(schedules)),
         advance=advance,
     )
