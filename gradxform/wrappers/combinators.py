@@ -447,8 +447,8 @@ def _with_products_in_shared(rule: Rule, known: Known, products_of: ProductsOf, 
     def own(step: Step) -> Step:
         step = known(step, step.last.products)
         # `shared` is known to `update` alone.
-        mine = {name: vars(step)[name].own for name in ("last", "shared") if name in vars(step)}
-        return Step({**vars(step), **mine})
+        known_now = vars(step)
+        return Step(known_now | {name: known_now[name].own for name in known_now.keys() & {"last", "shared"}})
 
     def advance(total: Any, step: Step) -> DecayProductNumbers:
         assert rule.advance is not None

@@ -46,7 +46,8 @@ def _kept(measurement: PyTree) -> PyTree:
 
 def _like(old: Any, new: Any) -> Any:
     """The new state with the old one's dtypes; a measurement of a tree that has changed stays as it is."""
-    return conform(new, old) if jax.tree.structure(new) == jax.tree.structure(old) else new
+    before: Any = jax.tree.structure(old)
+    return conform(new, old) if before == jax.tree.structure(new) else new
 
 
 def snapshot(measure_name: str, measure: Measure) -> GradientTransformation:
