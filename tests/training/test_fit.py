@@ -569,3 +569,10 @@ def test_the_loss_is_scaled_as_the_state_asks() -> None:
     np.testing.assert_allclose(master, -3 * float(small) ** 2, rtol=5e-3)
     np.testing.assert_allclose(result.history.loss, 3.0)
     np.testing.assert_array_equal(result.history.hyperparams["loss_scale"], 2.0**15)
+
+
+def test_a_scheduled_rate_within_a_scaled_loss_is_recorded() -> None:
+    tx = gx.dynamic_loss_scale(gx.sgd(lambda count: 0.5 ** (count + 1)), 2.0)
+    loss = lambda params, batch: jnp.sum(params["w"] * batch)  # noqa: E731
+    result = gx.fit(loss, {"w": jnp.zeros(1)}, jnp.ones((4, 1)), tx, steps=3)
+    np.testing.assert_allclose(result.history.hyperparams["learning_rate"], [0.5, 0.25, 0.125])
