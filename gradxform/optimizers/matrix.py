@@ -274,6 +274,9 @@ def soap(
       w \leftarrow w - \alpha \left(Q_1 \frac{Q_1^\top \hat m Q_2}{\sqrt{\hat v} + \epsilon} Q_2^\top
       + \lambda w\right)
 
+    Embeddings, of which a gradient touches few rows, are better left to Adam
+    (see `scale_by_soap`).
+
     Args:
       learning_rate: :math:`\alpha`.
       b1, b2, eps, shampoo_beta: as in `scale_by_soap`.

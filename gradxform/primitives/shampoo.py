@@ -251,6 +251,11 @@ def scale_by_soap(
     together. Derivatives through the update take :math:`Q_i` for constants, as
     eigenvectors have none where eigenvalues are equal.
 
+    It is not for leaves whose rows are mostly without a gradient, such as
+    embeddings: :math:`v` stays where it was when :math:`Q_i` is renewed, and in a
+    row that no gradient renews it can be 0 where :math:`Q_1^\dagger m` no longer
+    is. Give those to Adam, by `partition`.
+
     Args:
       b1: :math:`\beta_1`, in [0, 1).
       b2: :math:`\beta_2`, in [0, 1).
