@@ -110,6 +110,10 @@ PROBLEMS = {
 }
 
 
+ABSENT = {("characters", "gradient descent"), ("characters", "soap")}
+"""A step on all of the text takes longer than all on batches of it; jaxlib 0.10.2 hangs in the sweep of SOAP."""
+
+
 def budget(problem: Problem, contestant: Contestant) -> tuple[int | None, int]:
     """Batch size and steps: single examples are as many in all, whole data sets a quarter as many steps."""
     if contestant.batch == "one":
@@ -276,8 +280,7 @@ def measure(names: Sequence[str]) -> dict[str, Any]:
         task, target = problem.make(), None
         for name in names:
             row: dict[str, Any] = {"task": task_name, "optimizer": name, "steps": []}
-            # One step on all of the text takes longer than all steps on batches of it.
-            if not (task_name == "characters" and CONTESTANTS[name].batch == "all"):
+            if (task_name, name) not in ABSENT:
                 result, target = train(task, problem, CONTESTANTS[name], target)
                 row |= result
             rows.append(row)
