@@ -111,7 +111,7 @@ PROBLEMS = {
 
 
 ABSENT = {("characters", "gradient descent"), ("characters", "soap")}
-"""A step on all of the text takes longer than all on batches of it; jaxlib 0.10.2 hangs in the sweep of SOAP."""
+"""A step on all of the text takes longer than all on batches; jaxlib 0.10.2 hangs in the sweep of SOAP."""
 
 
 def budget(problem: Problem, contestant: Contestant) -> tuple[int | None, int]:
