@@ -79,8 +79,8 @@ _CALLS = (
 )
 
 _EQUAL = (
-    "Both programs are the same 400 operations on the same arrays, and their arguments are taken apart in the "
-    "same time. What is left was not found."
+    "Both programs are the same 400 operations on the same arrays, and their arguments are taken apart in "
+    "the same time. What is left was not found."
 )
 
 REASONS: Sequence[tuple[Mapping[str, str], str]] = (
