@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gradxform.arguments import check_number
 from gradxform.arithmetic import (
     abs_squared,
     copy_of,
@@ -22,7 +23,6 @@ from gradxform.arithmetic import (
 from gradxform.chain import chain
 from gradxform.hyperparams import Hyperparam, Scalar, fraction, is_zero, nonnegative, positive, unit
 from gradxform.optimizers.recipe import decay, descend
-from gradxform.primitives.clipping import check_number
 from gradxform.primitives.learning_rate_free import scale_by_cocob, scale_by_dog, scale_by_dowg
 from gradxform.primitives.scaling import scale_by_learning_rate
 from gradxform.rule import Mask, Rule, Step, lift

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradxform.arguments import whole
+from gradxform.arguments import check_number, whole
 from gradxform.arithmetic import debias, ema_of
 from gradxform.hyperparams import Hyperparam, Scalar, fraction, get_hyperparams, nonnegative, positive, unit
 from gradxform.optimizers.recipe import descend
-from gradxform.primitives.clipping import check_number
 from gradxform.primitives.moments import AdamSlots, adam_slots
 from gradxform.rule import LiftState, Mask, Rule, Step, lift
 from gradxform.slots import EXACT

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.arguments import check_number
 from gradxform.arithmetic import (
     abs_squared,
     debias,
@@ -17,7 +18,6 @@ from gradxform.arithmetic import (
     sum_of_squares,
 )
 from gradxform.hyperparams import Checked, Hyperparam, Scalar, fraction, is_zero, nonnegative, positive, unit
-from gradxform.primitives.clipping import check_number
 from gradxform.primitives.moments import AdamSlots, adam_hyperparams, adam_slots, first_moment
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.slots import NonNegative

@@ -1,13 +1,13 @@
 """Rules that bound the gradient, and functions that bound the gradient of each example."""
 
 import math
-import numbers
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradxform.arguments import check_number
 from gradxform.arithmetic import (
     Scalar,
     abs_squared,
@@ -17,7 +17,7 @@ from gradxform.arithmetic import (
     safe_sqrt,
     sum_of_squares,
 )
-from gradxform.hyperparams import Checked, Hyperparam, check, nonnegative, positive
+from gradxform.hyperparams import Hyperparam, nonnegative, positive
 from gradxform.rule import Lift, Rule, Slots, Step, lift, squared_norm
 from gradxform.transformation import Updates
 from gradxform.trees import PyTree, flatten, paths
@@ -379,13 +379,6 @@ def per_example_layer_norm_clip(
             [total], counts[i] = sum_of_shortened([leaf], share * global_l2_norm_clip)
             sums[i] = _as_given(total, leaf)
     return treedef.unflatten(sums), treedef.unflatten(counts)
-
-
-def check_number(who: str, name: str, value: Checked) -> None:
-    """Raise unless the value is a number within its bounds or an array; what has no state has no schedule."""
-    if not isinstance(value.value, numbers.Number | jax.Array | np.ndarray):
-        raise TypeError(f"{who}: {name} must be a number or an array, got {value.value!r}")
-    check(who, {name: value})
 
 
 def example_count(grads: Updates, who: str) -> int:

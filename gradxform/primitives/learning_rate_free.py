@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gradxform.arguments import check_number
 from gradxform.arithmetic import (
     abs_squared,
     copy_of,
@@ -18,7 +19,6 @@ from gradxform.arithmetic import (
     totals_of,
 )
 from gradxform.hyperparams import Hyperparam, Scalar, nonnegative, positive
-from gradxform.primitives.clipping import check_number
 from gradxform.primitives.sign import check_real
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.slots import Exact

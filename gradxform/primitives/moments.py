@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradxform.arguments import check_number
 from gradxform.arithmetic import abs_squared, debias, ema_of, safe_divide, safe_sqrt, slot_like
 from gradxform.hyperparams import Hyperparam, Scalar, fraction, nonnegative, unit
-from gradxform.primitives.clipping import check_number
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.slots import Exact, NonNegative
 

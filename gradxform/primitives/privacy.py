@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import tree_util
 
-from gradxform.arguments import as_key
+from gradxform.arguments import as_key, check_number
 from gradxform.arithmetic import Scalar
 from gradxform.hyperparams import Checked, nonnegative
-from gradxform.primitives.clipping import check_number, example_count, sum_of_shortened
+from gradxform.primitives.clipping import example_count, sum_of_shortened
 from gradxform.transformation import GradientTransformation, Params, Updates
 from gradxform.trees import check_inexact, flatten, flatten_like, paths
 

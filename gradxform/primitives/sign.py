@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.arguments import check_number
 from gradxform.arithmetic import ema_of, slot_like
 from gradxform.hyperparams import Hyperparam, Scalar, positive, unit
-from gradxform.primitives.clipping import check_number
 from gradxform.rule import Lift, Rule, Slots, Step, lift
 from gradxform.slots import NonNegative
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradxform.arguments import check_bounds, whole_or_array
 from gradxform.arithmetic import Scalar, slot_like
 from gradxform.primitives.quasi_newton import filled_grads, real_dtype_of, real_vdot
 from gradxform.transformation import (
@@ -18,7 +19,7 @@ from gradxform.transformation import (
     apply_updates,
 )
 from gradxform.trees import PyTree, check_all_inexact, map_leaves
-from gradxform.wrappers.wrapper import check_bounds, conform, no_steps, whole_or_array
+from gradxform.wrappers.wrapper import conform, no_steps
 
 __all__ = [
     "BacktrackingLinesearchInfo",

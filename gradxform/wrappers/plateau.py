@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradxform.arguments import check_bounds, whole_or_array
 from gradxform.arithmetic import Scalar, compute_dtype, next_count, real_dtype
 from gradxform.sparse import map_values
 from gradxform.transformation import GradientTransformation, Params, Updates
-from gradxform.wrappers.wrapper import check_bounds, conform, no_steps, whole_or_array
+from gradxform.wrappers.wrapper import conform, no_steps
 
 __all__ = ["ReduceLROnPlateauState", "reduce_on_plateau"]
 

@@ -1,15 +1,13 @@
 """What the wrappers share."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.tree_util import register_static
 
-from gradxform.arguments import whole
 from gradxform.arithmetic import compute_dtype
 from gradxform.sparse import RowSparse, is_row_sparse, map_values, on_values
 from gradxform.transformation import GradientTransformation, Params, State, Updates, accepted_keywords
@@ -18,12 +16,10 @@ from gradxform.trees import PyTree, flatten, flatten_like, refuse_rows
 __all__ = [
     "Wrapper",
     "beside",
-    "check_bounds",
     "conform",
     "no_steps",
     "run_if",
     "sum_over",
-    "whole_or_array",
     "zeros",
 ]
 
@@ -159,31 +155,6 @@ def beside(grads: Updates, params: Params, who: str) -> Params:
     return treedef.unflatten(
         None if grad is None else param for grad, param in zip(leaves, params, strict=True)
     )
-
-
-def check_bounds(who: str, arguments: Iterable[tuple[str, Any, Callable[[Any], bool], str]]) -> None:
-    """Refuse numbers out of their bounds. Arrays may be traced, and are taken as they are.
-
-    Args:
-      who: the function that asks.
-      arguments: of each its name, its value, what says whether it fits, and what is allowed.
-
-    Raises:
-      ValueError: naming the function, the argument and the value.
-    """
-    for name, given, fits, allowed in arguments:
-        if isinstance(given, int | float) and not fits(given):
-            raise ValueError(f"{who}: {name} must be {allowed}, got {given!r}")
-
-
-def whole_or_array(who: str, *, least: int = 1, **arguments: Any) -> None:
-    """Refuse arguments that are no integers, or too small. Arrays are taken as they are.
-
-    Raises:
-      TypeError, ValueError: naming the function, the argument and the value.
-    """
-    known = {name: x for name, x in arguments.items() if not isinstance(x, jax.Array | np.ndarray)}
-    whole(who, least=least, **known)
 
 
 def no_steps() -> jax.Array:
