@@ -391,7 +391,7 @@ def half_precision(case: _Case) -> None:
             wide_params, *wide_grads = _cast([params, *grads], jnp.float32)
             expected, wide_state = case.run(wide_params, wide_grads)
             # One unit in the last place, for the compiler may round float32 differently.
-            narrow = jax.tree.map(lambda leaf: leaf.astype(dtype), expected)  # noqa: B023
+            narrow = _cast(expected, dtype)
             _same(updates, narrow, f"{dtype.__name__} and float32", rtol=float(jnp.finfo(dtype).eps))
             _same(state, wide_state, f"the states of {dtype.__name__} and float32")
 
@@ -404,7 +404,7 @@ def width(case: _Case) -> None:
         return
     own = {leaf.dtype.type for leaf in jax.tree.leaves(case.params)}
     for dtype in (jnp.float32, jnp.float64) if case.plain else own:
-        params = jax.tree.map(lambda leaf: leaf.astype(dtype), case.params)  # noqa: B023
+        params = _cast(case.params, dtype)
         state = case.tx.init(params)
 
         def update(params: Params, state: State) -> Any:

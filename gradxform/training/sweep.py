@@ -623,7 +623,8 @@ class _Trainer:
             seconds = time.perf_counter() - began
             step += steps
             # A copy, for the rest of it need not be kept.
-            records.append(jax.tree.map(lambda kept: kept[:real, :, :steps].copy(), outcome.records))  # noqa: B023
+            part = np.s_[:real, :, :steps]
+            records.append(jax.tree.map(lambda kept, part=part: kept[part].copy(), outcome.records))
             self.seconds += seconds
             self.steps += steps
             report(self.steps, _least(np.asarray(records[-1].loss[..., -1])), steps / max(seconds, 1e-9))

@@ -52,7 +52,8 @@ def sum(tree: PyTree, associative_reduction: bool = False) -> ArrayLike:
       >>> tree.sum({"w": 1.0, "b": 2.0}).item()
       3.0
     """
-    return _total("sum", jnp.sum, tree, in_pairs=associative_reduction)  # type: ignore[no-any-return]
+    total: jax.Array = _total("sum", jnp.sum, tree, in_pairs=associative_reduction)
+    return total
 
 
 def vdot(tree_x: PyTree, tree_y: PyTree) -> ArrayLike:
@@ -80,7 +81,8 @@ def vdot(tree_x: PyTree, tree_y: PyTree) -> ArrayLike:
         # Not as a dot product: on accelerators that multiplies in less than float32.
         return jnp.sum(jnp.conj(x) * y)
 
-    return _total("vdot", dot, tree_x, tree_y)  # type: ignore[no-any-return]
+    total: jax.Array = _total("vdot", dot, tree_x, tree_y)
+    return total
 
 
 def norm(tree: PyTree, ord: int | str | float | None = None, squared: bool = False) -> jax.Array:
