@@ -20,6 +20,7 @@ from gradxform.hyperparams import (
     Hyperparam,
     Scalar,
     Schedule,
+    debiased,
     fraction,
     get_hyperparams,
     nonnegative,

@@ -16,6 +16,7 @@ __all__ = [
     "Decay",
     "Scalar",
     "abs_squared",
+    "bias_of",
     "compute_dtype",
     "copy_of",
     "debias",
@@ -35,33 +36,54 @@ Scalar: TypeAlias = float | jax.Array
 
 
 class Decay:
-    """The decay of a moving average that has not always been the same.
+    """The decay of a moving average, and what `debias` divides the average of this step by.
 
-    In arithmetic it is its value; `debias` knows the product.
+    In arithmetic it is its value; functions of `jax.numpy` take its `value`.
 
     Args:
       value: the decay of this step.
-      product: that of all steps so far, this one included.
+      bias: 1 less the product of the decays of all steps so far, this one included.
       t: the number of this step.
     """
 
-    def __init__(self, value: Any, product: Any, t: Any) -> None:
-        self.value, self.product, self.t = value, product, t
+    def __init__(self, value: Any, bias: Any, t: Any) -> None:
+        self.value, self.bias, self.t = value, bias, t
 
-    def product_until(self, t: Any) -> Any:
-        """The product after `t` steps, should the decay stay as it is."""
-        return self.product * self.value ** (t - self.t)
+    def bias_after(self, t: Any) -> Any:
+        """The bias after `t` steps, should the decay stay as it is."""
+        if t is self.t:
+            return self.bias
+        if isinstance(self.value, float | int):
+            return bias_of(self.value, t)
+        return 1 - (1 - self.bias) * self.value ** (t - self.t)
 
     def __jax_array__(self) -> Any:
         return self.value
+
+    def __float__(self) -> float:
+        return float(self.value)
 
     def __mul__(self, other: Any) -> Any:
         return self.value * other
 
     __rmul__ = __mul__
 
+    def __add__(self, other: Any) -> Any:
+        return self.value + other
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return self.value - other
+
     def __rsub__(self, other: Any) -> Any:
         return other - self.value
+
+    def __truediv__(self, other: Any) -> Any:
+        return self.value / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / self.value
 
     def __pow__(self, power: Any) -> Any:
         return self.value**power
@@ -263,7 +285,7 @@ def debias(average: jax.Array, decay: Scalar, t: Scalar) -> jax.Array:
     Args:
       average: :math:`a`, which started at 0.
       decay: :math:`\beta`; the correction of a Python number is exact to the last
-        digit, and that of a `Decay` takes the product for :math:`\beta^t`.
+        digit, and a `Decay` has its own.
       t: :math:`t`, how many values the average has seen, at least 1.
 
     Returns:
@@ -275,7 +297,12 @@ def debias(average: jax.Array, decay: Scalar, t: Scalar) -> jax.Array:
       >>> gx.debias(jnp.asarray(0.75), 0.5, 2).item()
       1.0
     """
+    return average / (decay.bias_after(t) if isinstance(decay, Decay) else bias_of(decay, t))
+
+
+def bias_of(decay: Scalar, t: Scalar) -> jax.Array:
+    r"""What a moving average of so many ones is: :math:`1 - \beta^t`."""
     if isinstance(decay, float | int):
         # 1 - 0.999**t loses three digits in float32; the logarithm of the Python number does not.
-        return average / -jnp.expm1(t * (math.log(decay) if decay else -math.inf))
-    return average / (1 - (decay.product_until(t) if isinstance(decay, Decay) else decay**t))
+        return -jnp.expm1(t * (math.log(decay) if decay else -math.inf))
+    return 1 - decay**t

@@ -18,12 +18,15 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.tree_util import keystr, tree_map_with_path
 
-from gradxform.arithmetic import Scalar, next_count
+from gradxform.arithmetic import Scalar, bias_of, next_count
 from gradxform.trees import PyTree
 
-RESERVED = frozenset({"count", "t", "total", "last", "shared", "option", "entered", "dtype", "extra", "leaf"})
+RESERVED = frozenset(
+    {"count", "t", "total", "last", "shared", "option", "entered", "dtype", "extra", "leaf", "biases"}
+)
 """What a rule knows of every step under these names, a hyperparameter cannot be called."""
 
 Schedule: TypeAlias = Callable[[Any], Any]
@@ -34,6 +37,7 @@ __all__ = [
     "Scalar",
     "Schedule",
     "Tunable",
+    "debiased",
     "fraction",
     "get_hyperparams",
     "is_zero",
@@ -86,16 +90,17 @@ class Checked(NamedTuple):
     """A hyperparameter with the values it may take; the rule that holds it checks it when built.
 
     Numbers are checked, and the numbers that tunables start from; arrays and schedules may be
-    traced, and are taken as they are.
+    traced, and are taken as they are. Of one that `debiases`, the rule gets a `Decay`.
     """
 
     value: Any
     allowed: str
     contains: Callable[[Any], bool]
+    debiases: bool = False
 
 
 def fraction(value: Hyperparam) -> Checked:
-    """Declare a hyperparameter that must lie in [0, 1), such as a decay with bias correction.
+    """Declare a hyperparameter that must lie in [0, 1).
 
     Args:
       value: a number, array, schedule or tunable.
@@ -110,6 +115,28 @@ def fraction(value: Hyperparam) -> Checked:
       ValueError: halve: x must be in [0, 1), got 1.5
     """
     return Checked(value, "in [0, 1)", lambda x: 0 <= x < 1)
+
+
+def debiased(value: Hyperparam) -> Checked:
+    """Declare the decay of a moving average, in [0, 1), that a rule which counts gives to `debias`.
+
+    What `debias` divides by is then computed once a step and not once for each leaf.
+
+    Args:
+      value: a number, array, schedule or tunable.
+
+    Returns:
+      What to give a `Rule` as the hyperparameter.
+
+    Example:
+      >>> import gradxform as gx
+      >>> def update(grad, slots, param, step):
+      ...     return gx.debias((1 - step.b) * grad, step.b, step.t), slots
+      >>> tx = gx.lift(gx.Rule("first", update, hyperparams={"b": gx.debiased(0.9)}, counts=True))
+      >>> round(tx.update([2.0], tx.init([0.0]))[0][0].item(), 5)
+      2.0
+    """
+    return fraction(value)._replace(debiases=True)
 
 
 def unit(value: Hyperparam) -> Checked:
@@ -205,7 +232,7 @@ def check(who: str, hyperparams: Mapping[str, Any]) -> Plain:
         bounded = isinstance(value, Checked)
         if bounded:
             plain.bounds[name] = value
-            value, allowed, contains = value
+            value, allowed, contains, _ = value
         if isinstance(value, np.generic):
             value = value.item()
         inner = value.value if isinstance(value, Tunable) else value
@@ -259,8 +286,13 @@ class Resolver:
         self.arrays: dict[str, Any] = {}
         self.schedules: dict[str, Schedule] = {}
         self.tunables: dict[str, Any] = {}
+        self.decays: dict[str, Any] = {}
         for owner, names in zip(owners, self.names, strict=True):
             constants = {}
+            bounds: dict[str, Checked] = getattr(owner.hyperparams, "bounds", {})
+            self.decays.update(
+                {names[local]: bound.value for local, bound in bounds.items() if bound.debiases}
+            )
             for local, value in owner.hyperparams.items():
                 if isinstance(value, Tunable):
                     self.tunables[names[local]] = value.value
@@ -277,16 +309,30 @@ class Resolver:
     def init(self) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """The tunables' values and the schedules' first ones, as they stand in the state."""
         tunables = {name: _as_array(value) for name, value in self.tunables.items()}
-        return tunables, self._next(jnp.zeros((), jnp.int32))[1]
+        return tunables, self._scheduled(jnp.zeros((), jnp.int32))
 
-    def advance(self, count: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The next count, saturated, and the schedules' values at this one."""
-        result: tuple[jax.Array, dict[str, jax.Array]] = self._advance(count)
+    def advance(
+        self, count: jax.Array, values: dict[str, Any]
+    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
+        """The next count, saturated; the schedules' values at this one; and what else all leaves share.
+
+        That is the number of the step, ``t``, and the ``biases`` of the decays.
+        """
+        result: tuple[jax.Array, dict[str, jax.Array], dict[str, Any]] = self._advance(count, values)
         return result
 
-    def _next(self, count: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        scheduled = {name: _as_array(schedule(count)) for name, schedule in self.schedules.items()}
-        return next_count(count), scheduled
+    def _next(
+        self, count: jax.Array, values: dict[str, Any]
+    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
+        scheduled = self._scheduled(count)
+        values = {**values, **scheduled}
+        dtype = jnp.result_type(float)
+        t = lax.add(lax.convert_element_type(count, dtype), np.ones((), dtype))
+        biases = {name: bias_of(values.get(name, value), t) for name, value in self.decays.items()}
+        return next_count(count), scheduled, {"t": t, "biases": biases}
+
+    def _scheduled(self, count: jax.Array) -> dict[str, jax.Array]:
+        return {name: _as_array(schedule(count)) for name, schedule in self.schedules.items()}
 
 
 def _as_array(value: Any) -> jax.Array:

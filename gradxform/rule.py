@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax, tree_util
+from jax import tree_util
 from jax.tree_util import treedef_is_leaf
 
-from gradxform.arithmetic import compute_dtype, real_dtype, sum_of_squares
+from gradxform.arithmetic import Decay, compute_dtype, real_dtype, sum_of_squares
 from gradxform.hyperparams import Hyperparam, Resolver, check
 from gradxform.sparse import RowSparse, on_values
 from gradxform.transformation import GradientTransformation, Params, Updates
@@ -43,7 +43,7 @@ class Step:
 
     The rule's hyperparameters are attributes under their own names: Python
     numbers where they are constants, otherwise scalars of the dtype that the
-    rule computes in.
+    rule computes in; those declared as `debiased` are a `Decay` of either.
 
     Attributes:
       count: steps taken before this one, int32, if the rule counts.
@@ -91,7 +91,7 @@ class Rule:
         dtypes that `init` gave them.
       init: ``init(param) -> slots``: a ``NamedTuple`` of arrays, or ``()``.
       hyperparams: name to constant, array, schedule or tunable, best wrapped
-        in `fraction`, `unit`, `nonnegative` or `positive` to bound it.
+        in `fraction`, `debiased`, `unit`, `nonnegative` or `positive` to bound it.
       equation: the update in one line, for `describe`.
       scope: ``"element"`` if each element of the update depends only on the
         same element of the inputs, ``"array"`` if it needs the whole array.
@@ -337,8 +337,8 @@ class _Walk:
         scheduled: dict[str, jax.Array] = {}
         values = {**self.resolver.arrays, **state.tunables}
         if state.count is not None:
-            count, scheduled = self.resolver.advance(state.count)
-            values.update(scheduled, count=state.count)
+            count, scheduled, derived = self.resolver.advance(state.count, values)
+            values.update(scheduled, count=state.count, **derived)
         places = np.arange(len(leaves), dtype=np.uint32)
         for rule, names in zip(self.rules, self.resolver.names, strict=True):
             if rule.random:  # the keys of all leaves at once: hashed one by one they cost a kernel each
@@ -621,11 +621,12 @@ class _Run:
 
         step = {"option": option, **self.constants[r]}
         if rule.counts:
-            step["count"] = values["count"]
-            step["t"] = lax.add(lax.convert_element_type(step["count"], dtype), np.ones((), dtype))
+            step["count"], step["t"] = values["count"], number(values["t"])
         for local, name in self.names[r].items():
             if local not in self.constants[r]:
                 step[local] = number(values[name])
+            if rule.counts and name in values["biases"]:
+                step[local] = Decay(step[local], number(values["biases"][name]), step["t"])
         for name in rule.extra:
             step[name] = jax.tree.map(number, values["extra"][name])
         if r == 0:

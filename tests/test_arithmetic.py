@@ -9,6 +9,7 @@ import pytest
 from catalogue import run, x64
 
 import gradxform as gx
+from gradxform.arithmetic import Decay
 
 
 def test_low_precision_moments_do_not_stall() -> None:
@@ -141,6 +142,36 @@ def test_debias_keeps_its_digits() -> None:
             np.testing.assert_allclose(constant, exact, rtol=1e-6)
             tuned = gx.debias(jnp.asarray(1.0), jnp.asarray(decay), jnp.asarray(float(t)))
             np.testing.assert_allclose(tuned, 1 / (1 - np.float64(np.float32(decay)) ** t), rtol=1e-2)
+
+
+@pytest.mark.parametrize("given", [lambda b: b, gx.tunable, lambda b: lambda count: b, jnp.asarray])
+def test_a_debiased_decay_is_corrected_in_every_dtype_and_at_every_step(given: Any) -> None:
+    def update(grad: Any, slots: Any, param: Any, step: Any) -> Any:
+        return gx.debias(grad, step.b, step.t) + gx.debias(grad, step.b, step.t + 1), slots
+
+    with x64():
+        rule = gx.Rule("rule", update, hyperparams={"b": gx.debiased(given(0.75))}, counts=True)
+        grads = {"wide": jnp.ones(2, jnp.float64), "narrow": jnp.ones((), jnp.float32)}
+        updates, _ = run(gx.lift(rule), grads, [grads] * 3)
+        for t, step in enumerate(updates, 1):
+            expected = 1 / (1 - 0.75**t) + 1 / (1 - 0.75 ** (t + 1))
+            np.testing.assert_allclose(step["wide"], [expected] * 2, rtol=1e-12)
+            np.testing.assert_allclose(step["narrow"], expected, rtol=1e-6)
+            assert (step["wide"].dtype, step["narrow"].dtype) == (jnp.float64, jnp.float32)
+
+
+@pytest.mark.parametrize("number", [0.75, jnp.asarray(0.75)])
+def test_a_decay_is_its_value_in_arithmetic(number: Any) -> None:
+    b = Decay(number, 0.25, 1)
+    results = [b + 1, 1 + b, b - 1, 1 - b, b * 2, 2 * b, b / 2, 3 / b, b**2, float(b)]
+    expected = [1.75, 1.75, -0.25, 0.25, 1.5, 1.5, 0.375, 4, 0.5625, 0.75]
+    np.testing.assert_allclose([float(result) for result in results], expected, rtol=1e-6)
+
+
+def test_what_debias_divides_by_is_computed_once_for_all_leaves() -> None:
+    params = [jnp.ones(size) for size in (1, 2, 3)]
+    tx = gx.adam(0.1)
+    assert str(jax.make_jaxpr(tx.update)(params, tx.init(params))).count("expm1") == 2
 
 
 def test_ema_of() -> None:

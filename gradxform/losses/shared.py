@@ -165,9 +165,9 @@ def check(who: str, **bounds: Checked) -> None:
     Raises:
       ValueError: naming the loss, the hyperparameter and the value.
     """
-    for name, (value, allowed, contains) in bounds.items():
-        if isinstance(value, float | int | np.generic) and not contains(value):
-            raise ValueError(f"{who}: {name} must be {allowed}, got {value}")
+    for name, bound in bounds.items():
+        if isinstance(bound.value, float | int | np.generic) and not bound.contains(bound.value):
+            raise ValueError(f"{who}: {name} must be {bound.allowed}, got {bound.value}")
 
 
 def check_values(

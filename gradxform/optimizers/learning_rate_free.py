@@ -21,7 +21,7 @@ from gradxform.arithmetic import (
     totals_of,
 )
 from gradxform.chain import chain
-from gradxform.hyperparams import Hyperparam, Scalar, fraction, is_zero, nonnegative, positive, unit
+from gradxform.hyperparams import Hyperparam, Scalar, debiased, fraction, is_zero, nonnegative, positive, unit
 from gradxform.optimizers.recipe import decay, descend
 from gradxform.primitives.learning_rate_free import scale_by_cocob, scale_by_dog, scale_by_dowg
 from gradxform.primitives.scaling import scale_by_learning_rate
@@ -479,7 +479,7 @@ def momo_adam(
         root = safe_sqrt(debias(squares, step.b2, step.t)) + step.eps
         return MomoAdamSlots(average, squares), safe_divide(average, root, step.eps)
 
-    hyperparams = {"b1": fraction(b1), "b2": fraction(b2), "eps": nonnegative(eps)}
+    hyperparams = {"b1": debiased(b1), "b2": debiased(b2), "eps": nonnegative(eps)}
     arguments = learning_rate, weight_decay, lower_bound, adapt_lower_bound
     return _momo(
         "momo_adam",

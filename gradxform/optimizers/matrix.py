@@ -277,9 +277,6 @@ def soap(
     Embeddings, of which a gradient touches few rows, are better left to Adam
     (see `scale_by_soap`).
 
-    On processors jaxlib 0.10.2 may hang where decompositions run side by side, as in a
-    sweep; ``XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false`` prevents it.
-
     Args:
       learning_rate: :math:`\alpha`.
       b1, b2, eps, shampoo_beta: as in `scale_by_soap`.

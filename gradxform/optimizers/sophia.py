@@ -8,7 +8,15 @@ from jax import lax
 
 from gradxform.arguments import check_number, whole
 from gradxform.arithmetic import debias, ema_of
-from gradxform.hyperparams import Hyperparam, Scalar, fraction, get_hyperparams, nonnegative, positive, unit
+from gradxform.hyperparams import (
+    Hyperparam,
+    Scalar,
+    debiased,
+    get_hyperparams,
+    nonnegative,
+    positive,
+    unit,
+)
 from gradxform.optimizers.recipe import descend
 from gradxform.primitives.moments import AdamSlots, adam_slots
 from gradxform.rule import LiftState, Mask, Rule, Step, lift
@@ -153,7 +161,7 @@ def scale_by_sophia(
             update = jnp.clip(update, -step.clip_threshold, step.clip_threshold)
         return update, slots._replace(mu=mu)
 
-    hyperparams: dict[str, Any] = {"b1": fraction(b1), "eps": positive(eps), "gamma": nonnegative(gamma)}
+    hyperparams: dict[str, Any] = {"b1": debiased(b1), "eps": positive(eps), "gamma": nonnegative(gamma)}
     if clip_threshold is not None:
         hyperparams["clip_threshold"] = positive(clip_threshold)
     equation = "u = clip(m̂ / max(gamma · h, eps)), h ← avg diag H"

@@ -17,7 +17,17 @@ from gradxform.arithmetic import (
     slot_like,
     sum_of_squares,
 )
-from gradxform.hyperparams import Checked, Hyperparam, Scalar, fraction, is_zero, nonnegative, positive, unit
+from gradxform.hyperparams import (
+    Checked,
+    Hyperparam,
+    Scalar,
+    debiased,
+    fraction,
+    is_zero,
+    nonnegative,
+    positive,
+    unit,
+)
 from gradxform.primitives.moments import AdamSlots, adam_hyperparams, adam_slots, first_moment
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.slots import NonNegative
@@ -166,7 +176,7 @@ def scale_by_adamax(b1: Hyperparam = 0.9, b2: Hyperparam = 0.999, eps: Hyperpara
         nu = lax.max(step.b2 * slots.nu, lax.abs(grad) + step.eps)
         return safe_divide(debias(mu, step.b1, step.t), nu), AdamSlots(mu, nu)
 
-    hyperparams = {"b1": fraction(b1), "b2": fraction(b2), "eps": nonnegative(eps)}
+    hyperparams = {"b1": debiased(b1), "b2": debiased(b2), "eps": nonnegative(eps)}
     equation = "v ← max(b2 · v, |g| + eps), u = m̂ / v"
     return lift(Rule("scale_by_adamax", update, adam_slots, hyperparams, equation, counts=True))
 
@@ -419,7 +429,7 @@ def scale_by_adan(
         denominator = safe_sqrt(debias(n, step.b3, step.t) + step.eps_root) + step.eps
         return safe_divide(numerator, denominator, step.eps), AdanSlots(m, v, n, grad)
 
-    hyperparams = {**adam_hyperparams(b1, b2, eps, eps_root), "b3": fraction(b3)}
+    hyperparams = {**adam_hyperparams(b1, b2, eps, eps_root), "b3": debiased(b3)}
     equation = "d = g − last g, n ← avg (g + (1 − b2) · d)², u = (m̂ + (1 − b2) · d̂) / (√(n̂ + eps_root) + eps)"
     return lift(Rule("scale_by_adan", update, init, hyperparams, equation, counts=True))
 

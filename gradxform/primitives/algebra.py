@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 
 from gradxform.arithmetic import abs_squared, safe_divide, safe_sqrt, sum_of_squares
-from gradxform.hyperparams import Hyperparam, distinct_names, nonnegative
+from gradxform.hyperparams import Hyperparam, distinct_names, nonnegative, replaced
 from gradxform.rule import Lift, Rule, Slots, Step, lift
 from gradxform.slots import DIVISOR
 
@@ -170,9 +170,9 @@ def _join(
             update,
             init,
             {
-                name: rule.hyperparams[local]
-                for rule, known in zip(rules, names, strict=True)
-                for local, name in known.items()
+                names_of_rule[local]: hyperparam
+                for rule, names_of_rule in zip(rules, names, strict=True)
+                for local, hyperparam in replaced(rule.hyperparams, {}).items()
             },
             equation=word.join(" → ".join(rule.name for rule in side) or "g" for side in sides),
             scope="array" if name == "graft" or any(rule.scope == "array" for rule in rules) else "element",

@@ -12,6 +12,7 @@ from gradxform.arguments import whole
 from gradxform.arithmetic import compute_dtype, next_count
 from gradxform.chain import chain, identity
 from gradxform.hyperparams import Hyperparam
+from gradxform.primitives.factorizations import singular_vectors
 from gradxform.primitives.moments import scale_by_adam
 from gradxform.primitives.orthogonal import DimensionNumbers, MatrixAxes
 from gradxform.primitives.scaling import scale as scale_by
@@ -203,8 +204,9 @@ def _project(
     left = _on_the_left(matrix.shape, shorter_side)
 
     def fresh() -> jax.Array:
-        u, _, vh = jnp.linalg.svd(matrix, full_matrices=False)
-        return (u if left else vh.mT.conj())[:, : projector.shape[1]]
+        u, vh = singular_vectors(matrix)
+        sought: jax.Array = u if left else vh.mT.conj()
+        return sought[:, : projector.shape[1]]
 
     projector = lax.cond(refresh, fresh, lambda: projector)
     return projector, projector.mT.conj() @ matrix if left else matrix @ projector

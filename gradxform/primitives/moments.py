@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gradxform.arguments import check_number
 from gradxform.arithmetic import abs_squared, debias, ema_of, safe_divide, safe_sqrt, slot_like
-from gradxform.hyperparams import Hyperparam, Scalar, fraction, nonnegative, unit
+from gradxform.hyperparams import Hyperparam, Scalar, debiased, nonnegative, unit
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.slots import Exact, NonNegative
 
@@ -137,7 +137,7 @@ def ema(decay: Hyperparam, debias: bool = True, accumulator_dtype: Any = None) -
         return _debias(average, step.decay, step.t) if debias else average, EmaSlots(average)
 
     equation = "m ← decay · m + (1 − decay) · g, u = m" + (" / (1 − decayᵗ)" if debias else "")
-    return lift(Rule("ema", update, init, {"decay": fraction(decay)}, equation, counts=debias))
+    return lift(Rule("ema", update, init, {"decay": debiased(decay)}, equation, counts=debias))
 
 
 def scale_by_rss(initial_accumulator_value: Scalar = 0.0, eps: Hyperparam = 1e-7) -> Lift:
@@ -229,7 +229,7 @@ def scale_by_rms(
         mean_square = debias(nu, step.decay, step.t) if bias_correction else nu
         return safe_divide(grad, root(mean_square, step.eps)), RmsSlots(nu)
 
-    hyperparams = {"decay": (fraction if bias_correction else unit)(decay), "eps": nonnegative(eps)}
+    hyperparams = {"decay": (debiased if bias_correction else unit)(decay), "eps": nonnegative(eps)}
     equation = f"E ← decay · E + (1 − decay) · g², u = g / {_written('E', bias_correction, eps_in_sqrt)}"
     return lift(Rule("scale_by_rms", update, init, hyperparams, equation, counts=bias_correction))
 
@@ -284,7 +284,7 @@ def scale_by_stddev(
         variance = jnp.maximum(mean_square - abs_squared(mean), 0)
         return safe_divide(grad, root(variance, step.eps)), StddevSlots(mu, nu)
 
-    hyperparams = {"decay": (fraction if bias_correction else unit)(decay), "eps": nonnegative(eps)}
+    hyperparams = {"decay": (debiased if bias_correction else unit)(decay), "eps": nonnegative(eps)}
     equation = f"m, E ← averages of g, g²; u = g / {_written('(E − m²)', bias_correction, eps_in_sqrt)}"
     return lift(Rule("scale_by_stddev", update, init, hyperparams, equation, counts=bias_correction))
 
@@ -396,8 +396,8 @@ def scale_by_adam(
 def adam_hyperparams(b1: Hyperparam, b2: Hyperparam, eps: Hyperparam, eps_root: Hyperparam) -> dict[str, Any]:
     """Adam's hyperparameters within their bounds."""
     return {
-        "b1": fraction(b1),
-        "b2": fraction(b2),
+        "b1": debiased(b1),
+        "b2": debiased(b2),
         "eps": nonnegative(eps),
         "eps_root": nonnegative(eps_root),
     }

@@ -21,7 +21,8 @@ from gradxform.arithmetic import (
     safe_sqrt,
     slot_like,
 )
-from gradxform.hyperparams import Hyperparam, Scalar, Tunable, fraction, nonnegative
+from gradxform.hyperparams import Hyperparam, Scalar, Tunable, debiased, nonnegative
+from gradxform.primitives.factorizations import eigenvalues
 from gradxform.rule import Lift, Rule, Slots, Step, lift
 from gradxform.trees import PyTree
 
@@ -123,7 +124,7 @@ def _frobenius(x: jax.Array, gram: jax.Array, eps: Scalar) -> jax.Array:
 
 
 def _spectral(x: jax.Array, gram: jax.Array, eps: Scalar) -> jax.Array:
-    largest = jnp.linalg.eigvalsh(gram)[..., -1:, None]
+    largest = eigenvalues(gram)[..., -1:, None]
     return safe_sqrt(jnp.maximum(largest, 0)) + eps
 
 
@@ -370,7 +371,7 @@ def scale_by_muon(
 
     equation = "m ← avg g, u = " + ("m̂ looking ahead" if nesterov else "m̂")
     return lift(
-        Rule("scale_by_muon", momentum, init, {"beta": fraction(beta)}, equation, counts=bias_correction),
+        Rule("scale_by_muon", momentum, init, {"beta": debiased(beta)}, equation, counts=bias_correction),
         Rule(
             "orthogonalize",
             orthogonalize,

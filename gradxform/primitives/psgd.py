@@ -14,12 +14,14 @@ from gradxform.hyperparams import (
     Hyperparam,
     Scalar,
     Schedule,
+    debiased,
     fraction,
     positive,
     tunable,
     unit,
 )
 from gradxform.primitives.axes import along, gram
+from gradxform.primitives.factorizations import solve_transposed
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.schedules.curve import NONNEGATIVE, POSITIVE, Allowed, require, schedule
 from gradxform.slots import Exact
@@ -218,7 +220,7 @@ def scale_by_kron(
         return (direction / jnp.maximum(1, rms / step.max_rms)).reshape(grad.shape), KronSlots(mu, factors)
 
     hyperparams = {
-        "b1": fraction(b1),
+        "b1": debiased(b1),
         "preconditioner_update_probability": unit(preconditioner_update_probability),
         "preconditioner_lr": fraction(preconditioner_lr),
         "max_rms": positive(max_rms),
@@ -249,10 +251,7 @@ def _times(factor: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _solve_transposed(factor: jax.Array, x: jax.Array) -> jax.Array:
-    if factor.ndim == 1:
-        return x / factor[:, None]
-    solution: jax.Array = lax.linalg.triangular_solve(factor, x, left_side=True, transpose_a=True)
-    return solution
+    return x / factor[:, None] if factor.ndim == 1 else solve_transposed(factor, x)
 
 
 def _gram(factor: jax.Array, axis: int, x: jax.Array) -> jax.Array:

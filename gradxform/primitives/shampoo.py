@@ -11,8 +11,9 @@ from jax import lax
 
 from gradxform.arguments import whole
 from gradxform.arithmetic import abs_squared, debias, ema_of, real_dtype, safe_divide, safe_sqrt, slot_like
-from gradxform.hyperparams import Checked, Hyperparam, fraction, nonnegative, positive, unit
+from gradxform.hyperparams import Checked, Hyperparam, debiased, fraction, nonnegative, positive, unit
 from gradxform.primitives.axes import along, gram
+from gradxform.primitives.factorizations import eigenvectors, orthogonal_factor
 from gradxform.rule import Lift, Rule, Step, lift
 from gradxform.slots import Exact, NonNegative
 
@@ -80,7 +81,7 @@ def inverse_root(matrix: jax.Array, order: int, eps: jax.Array) -> jax.Array:
       >>> inverse_root(jnp.diag(jnp.asarray([16.0, 1.0])), 4, 1e-12).round(4).tolist()
       [[0.5, 0.0], [0.0, 1.0]]
     """
-    eigenvalues, vectors = jnp.linalg.eigh(matrix)
+    eigenvalues, vectors = eigenvectors(matrix)
     root: jax.Array = (vectors * _power(eigenvalues, order, eps)[..., None, :]) @ vectors.mT.conj()
     return root
 
@@ -88,7 +89,7 @@ def inverse_root(matrix: jax.Array, order: int, eps: jax.Array) -> jax.Array:
 @inverse_root.defjvp
 def _inverse_root_jvp(order: int, primals: Any, tangents: Any) -> Any:
     (matrix, eps), (change, change_of_eps) = primals, tangents
-    eigenvalues, vectors = jnp.linalg.eigh(matrix)
+    eigenvalues, vectors = eigenvectors(matrix)
     powers = _power(eigenvalues, order, eps)
     gaps = eigenvalues[..., :, None] - eigenvalues[..., None, :]
     differences = powers[..., :, None] - powers[..., None, :]
@@ -321,9 +322,7 @@ def scale_by_soap(
         )
 
         def start() -> tuple[jax.Array, tuple[jax.Array, ...]]:
-            return nu, tuple(
-                jnp.linalg.eigh(moment)[1][:, ::-1] for moment in map(lax.stop_gradient, moments)
-            )
+            return nu, tuple(eigenvectors(moment)[1][:, ::-1] for moment in map(lax.stop_gradient, moments))
 
         def renew() -> tuple[jax.Array, tuple[jax.Array, ...]]:
             ordered, basis = nu, []
@@ -331,7 +330,7 @@ def scale_by_soap(
                 eigenvalues = jnp.sum(vectors.conj() * (moment @ vectors), 0).real
                 order = jnp.argsort(-eigenvalues)
                 ordered = jnp.take(ordered, order, axis)
-                basis.append(jnp.linalg.qr(moment @ vectors[:, order])[0])
+                basis.append(orthogonal_factor(moment @ vectors[:, order]))
             return ordered, tuple(basis)
 
         def keep() -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -342,8 +341,8 @@ def scale_by_soap(
         return direction, SoapSlots(mu, nu, moments, basis)
 
     hyperparams = {
-        "b1": fraction(b1),
-        "b2": fraction(b2),
+        "b1": debiased(b1),
+        "b2": debiased(b2),
         "eps": nonnegative(eps),
         **({} if shampoo_beta is None else {"shampoo_beta": fraction(shampoo_beta)}),
     }

@@ -402,10 +402,10 @@ def _with_products(rule: Rule, schedules: dict[str, Any]) -> Rule:
 
     def known(step: Step) -> Step:
         given = vars(step)
-        decays = {
-            name: Decay(given[name], jnp.asarray(product, given[name].dtype) * given[name], step.t)
-            for name, product in zip(schedules, step.last.products, strict=True)
-        }
+        decays = {}
+        for name, product in zip(schedules, step.last.products, strict=True):
+            value = given[name].value if isinstance(given[name], Decay) else given[name]
+            decays[name] = Decay(value, 1 - jnp.asarray(product, value.dtype) * value, step.t)
         own: dict[str, Any] = {name: given[name].own for name in ("last", "shared") if name in given}
         return Step({**given, **decays, **own})
 
@@ -413,7 +413,7 @@ def _with_products(rule: Rule, schedules: dict[str, Any]) -> Rule:
         step = known(step)
         own = rule.advance(total, step) if rule.advance else step.last
         numbers = jax.tree.map(lambda x: x.value if isinstance(x, Decay) else x, own)
-        return DecayProducts(numbers, tuple(getattr(step, name).product for name in schedules))
+        return DecayProducts(numbers, tuple(1 - getattr(step, name).bias for name in schedules))
 
     def total(grad: Any, slots: Slots, param: Any, step: Step) -> Any:
         assert rule.total is not None

@@ -4,7 +4,6 @@ Names of optimizers as arguments print their rows and write nothing.
 """
 
 import datetime
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -245,6 +244,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # Or jaxlib 0.10.2 hangs where SOAP's decompositions run side by side.
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_enable_concurrency_optimized_scheduler=false")
     main(sys.argv[1:])
