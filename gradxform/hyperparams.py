@@ -25,7 +25,7 @@ from gradxform.arithmetic import Scalar, bias_of, next_count
 from gradxform.trees import PyTree
 
 RESERVED = frozenset(
-    {"count", "t", "total", "last", "shared", "option", "entered", "dtype", "extra", "leaf", "biases"}
+    {"count", "t", "biases", "total", "last", "shared", "option", "entered", "dtype", "extra", "leaf"}
 )
 """What a rule knows of every step under these names, a hyperparameter cannot be called."""
 
@@ -290,9 +290,9 @@ class Resolver:
         for owner, names in zip(owners, self.names, strict=True):
             constants = {}
             bounds: dict[str, Checked] = getattr(owner.hyperparams, "bounds", {})
-            self.decays.update(
-                {names[local]: bound.value for local, bound in bounds.items() if bound.debiases}
-            )
+            self.decays |= {
+                names[local]: owner.hyperparams[local] for local in bounds if bounds[local].debiases
+            }
             for local, value in owner.hyperparams.items():
                 if isinstance(value, Tunable):
                     self.tunables[names[local]] = value.value

@@ -64,8 +64,8 @@ counts; seconds are steps times the time of a step of `gx.fit` without evaluatio
 example* takes as many examples one by one; *gradient descent* takes all of them in a step, a quarter as many
 steps, and none of the transformer, of which one step takes longer than all those on batches. On text *lamb*,
 *adafactor*, *muon*, *soap* and *prodigy*, which look at whole arrays, get whole gradients, and *soap* rotates
-the classes only; the others get gradients row by row. On the transformer *soap* did not take part: jaxlib
-0.10.2 on two cores never came back from the sweep over its rates, all of its threads idle.
+the classes only; the others get gradients row by row. On the transformer *soap* is missing: when this was
+measured, jaxlib's decompositions of batches locked up the two cores, from which the library keeps them since.
 *schedule_free_adamw* is judged at the parameters that it steps from.
 
 The ratio is to the best optimizer of the task: the median over the tasks. In brackets are 95 % of what comes

@@ -111,7 +111,7 @@ PROBLEMS = {
 
 
 ABSENT = {("characters", "gradient descent")}
-"""A step on all of the text takes longer than all on batches; jaxlib 0.10.2 hangs in the sweep of SOAP."""
+"""A step on all of the text takes longer than all on batches."""
 
 
 def budget(problem: Problem, contestant: Contestant) -> tuple[int | None, int]:
