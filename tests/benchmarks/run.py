@@ -66,6 +66,7 @@ steps, and none of the transformer, of which one step takes longer than all thos
 *adafactor*, *muon*, *soap* and *prodigy*, which look at whole arrays, get whole gradients, and *soap* rotates
 the classes only; the others get gradients row by row. On the transformer *soap* is missing: when this was
 measured, jaxlib's decompositions of batches locked up the two cores, from which the library keeps them since.
+By itself it has since taken 65 steps to that target, at a rate of 0.01, where *adamw* takes 110.
 *schedule_free_adamw* is judged at the parameters that it steps from.
 
 The ratio is to the best optimizer of the task: the median over the tasks. In brackets are 95 % of what comes
