@@ -118,12 +118,13 @@ def fraction(value: Hyperparam) -> Checked:
 
 
 def debiased(value: Hyperparam) -> Checked:
-    """Declare the decay of a moving average, in [0, 1), that a rule which counts gives to `debias`.
+    r"""Declare the decay of a moving average, in [0, 1), that a rule which counts gives to `debias`.
 
-    What `debias` divides by is then computed once a step and not once for each leaf.
+    What `debias` divides by, :math:`1 - \beta^t`, is then computed once a step and not once for each leaf.
+    The rule finds a number that knows it: it adds and multiplies as any, and functions take its ``value``.
 
     Args:
-      value: a number, array, schedule or tunable.
+      value: :math:`\beta`: a number, array, schedule or tunable.
 
     Returns:
       What to give a `Rule` as the hyperparameter.

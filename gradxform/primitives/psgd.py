@@ -250,7 +250,7 @@ def _times(factor: jax.Array, x: jax.Array) -> jax.Array:
     return factor[:, None] * x if factor.ndim == 1 else factor @ x
 
 
-def _solve_transposed(factor: jax.Array, x: jax.Array) -> jax.Array:
+def _divide_transposed(factor: jax.Array, x: jax.Array) -> jax.Array:
     return x / factor[:, None] if factor.ndim == 1 else solve_transposed(factor, x)
 
 
@@ -277,7 +277,7 @@ def _fit(
     """One step of the factors towards whitening the gradient, unless that is zero."""
     a, b = grad, probe
     for axis, factor in enumerate(factors):
-        a, b = along(axis, a, partial(_times, factor)), along(axis, b, partial(_solve_transposed, factor))
+        a, b = along(axis, a, partial(_times, factor)), along(axis, b, partial(_divide_transposed, factor))
     # The step does not depend on how large both are; their squares might overflow.
     largest = jnp.maximum(abs(a).max(), abs(b).max())
     a, b, moved = a / largest, b / largest, []

@@ -400,20 +400,29 @@ def _last_gradient(param: Any) -> PreviousGradientSlots:
 def _with_products(rule: Rule, schedules: dict[str, Any]) -> Rule:
     """The rule with these decays, each knowing the product of its values, which the whole tree shares."""
 
+    def values(step: Step) -> list[Any]:
+        """What the decays are at this step, each a number."""
+        given = [getattr(step, name) for name in schedules]
+        return [each.value if isinstance(each, Decay) else each for each in given]
+
+    def products(step: Step) -> list[Any]:
+        """Those of all steps so far, this one included."""
+        pairs = zip(values(step), step.last.products, strict=True)
+        return [jnp.asarray(product, value.dtype) * value for value, product in pairs]
+
     def known(step: Step) -> Step:
         given = vars(step)
-        decays = {}
-        for name, product in zip(schedules, step.last.products, strict=True):
-            value = given[name].value if isinstance(given[name], Decay) else given[name]
-            decays[name] = Decay(value, 1 - jnp.asarray(product, value.dtype) * value, step.t)
+        decays = {
+            name: Decay(value, 1 - product, step.t)
+            for name, value, product in zip(schedules, values(step), products(step), strict=True)
+        }
         own: dict[str, Any] = {name: given[name].own for name in ("last", "shared") if name in given}
         return Step({**given, **decays, **own})
 
     def advance(total: Any, step: Step) -> DecayProducts:
-        step = known(step)
-        own = rule.advance(total, step) if rule.advance else step.last
+        own = rule.advance(total, known(step)) if rule.advance else known(step).last
         numbers = jax.tree.map(lambda x: x.value if isinstance(x, Decay) else x, own)
-        return DecayProducts(numbers, tuple(1 - getattr(step, name).bias for name in schedules))
+        return DecayProducts(numbers, tuple(products(step)))
 
     def total(grad: Any, slots: Slots, param: Any, step: Step) -> Any:
         assert rule.total is not None

@@ -466,8 +466,9 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
     """
 
     def value_and_grad(params: Params, *args: Any, state: State, **kwargs: Any) -> tuple[Any, Updates]:
-        def compute() -> Any:
-            return jax.value_and_grad(value_fn)(params, *args, **kwargs)
+        def compute() -> tuple[Any, Updates]:
+            computed: tuple[Any, Updates] = jax.value_and_grad(value_fn)(params, *args, **kwargs)
+            return computed
 
         nodes = jax.tree.leaves(state, is_leaf=_holds_value_and_grad)
         holders = [node for node in nodes if _holds_value_and_grad(node)]
@@ -478,11 +479,10 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
                 "Pass the state of the line search that is meant."
             )
         if not holders or (holders[0].grad is None and jax.tree.leaves(params)):
-            return compute()  # type: ignore[no-any-return]
+            return compute()
         stored = conform((holders[0].value, holders[0].grad), jax.eval_shape(compute))
-        return lax.cond(  # type: ignore[no-any-return]
-            jnp.isfinite(holders[0].value), lambda: stored, compute
-        )
+        found: tuple[Any, Updates] = lax.cond(jnp.isfinite(holders[0].value), lambda: stored, compute)
+        return found
 
     return value_and_grad
 
