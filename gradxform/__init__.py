@@ -1,8 +1,10 @@
 """gradxform: deep-learning optimizers for JAX, composed from small rules."""
 
+import importlib as _importlib
+import typing as _typing
+
 from gradxform import (
     contrib,
-    interop,
     losses,
     microbatching,
     projections,
@@ -13,8 +15,6 @@ from gradxform import (
 )
 from gradxform.arithmetic import abs_squared, debias, ema_of, safe_divide, safe_sqrt, slot_like
 from gradxform.chain import chain, identity, named_chain
-from gradxform.checkpoints import Checkpoint, Checkpoints, CheckpointWarning
-from gradxform.comparison import Contestant, Report, compare
 from gradxform.describe import Description, describe
 from gradxform.hyperparams import (
     Hyperparam,
@@ -224,24 +224,6 @@ from gradxform.storage.rounding import (
     stochastic_rounding,
 )
 from gradxform.storage.store import StoredState, store
-from gradxform.training import (
-    Batches,
-    Evaluation,
-    FitResult,
-    History,
-    NonFiniteError,
-    RangeTest,
-    Snapshot,
-    StopTraining,
-    Sweep,
-    batches,
-    fit,
-    learning_rate_range_test,
-    restore_checkpoint,
-    save_checkpoint,
-    sweep,
-    take,
-)
 from gradxform.transformation import (
     EmptyState,
     GradientTransformation,
@@ -330,5 +312,48 @@ ScalarOrSchedule = Hyperparam
 ShouldSkipUpdateFunction = transforms.ShouldSkipUpdateFunction
 TransformUpdateExtraArgsFn = TransformUpdateFn
 safe_int32_increment = safe_increment
+
+if _typing.TYPE_CHECKING:
+    from gradxform import interop
+    from gradxform.checkpoints import Checkpoint, Checkpoints, CheckpointWarning
+    from gradxform.comparison import Contestant, Report, compare
+    from gradxform.training.batches import Batches, batches, take
+    from gradxform.training.checkpointing import restore_checkpoint, save_checkpoint
+    from gradxform.training.fit import fit
+    from gradxform.training.history import (
+        Evaluation,
+        FitResult,
+        History,
+        NonFiniteError,
+        Snapshot,
+        StopTraining,
+    )
+    from gradxform.training.range_test import RangeTest, learning_rate_range_test
+    from gradxform.training.sweep import sweep
+    from gradxform.training.sweep_result import Sweep
+else:
+    # Not every program trains with these: loaded at their first use, they halve the time of the import.
+    _LATER = {
+        "checkpoints": "Checkpoint CheckpointWarning Checkpoints",
+        "comparison": "Contestant Report compare",
+        "interop": "",
+        "training": "Batches Evaluation FitResult History NonFiniteError RangeTest Snapshot StopTraining "
+        "Sweep batches fit learning_rate_range_test restore_checkpoint save_checkpoint sweep take",
+    }
+
+    def __getattr__(name: str) -> _typing.Any:
+        for room, names in _LATER.items():
+            if name == room or name in names.split():
+                module = _importlib.import_module(f"gradxform.{room}")
+                value = globals()[name] = module if name == room else getattr(module, name)
+                return value
+        if name == "__all__":
+            return __dir__()
+        raise AttributeError(f"module 'gradxform' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        later = (name for room, names in _LATER.items() for name in (room, *names.split()))
+        return sorted({name for name in (*globals(), *later) if not name.startswith("_")})
+
 
 __version__ = "0.1.0"

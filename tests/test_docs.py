@@ -66,8 +66,8 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert len(placed) == len(set(placed)), "a name stands on two pages"
 
     known = {*homes(), *aliases(), *NAMESPACES, *OPTAX}
-    modules_of_the_package = {name for name, value in vars(gx).items() if isinstance(value, ModuleType)}
-    public = {name for name in vars(gx) if not name.startswith("_")} - modules_of_the_package
+    modules_of_the_package = {name for name in dir(gx) if isinstance(getattr(gx, name), ModuleType)}
+    public = set(dir(gx)) - modules_of_the_package
     assert public - known == set()
     for space in (*NAMESPACES, *OPTAX):
         module = getattr(gx, space, None) or sys.modules[f"gradxform.{space}"]

@@ -1,5 +1,6 @@
 """What the package as a whole promises: light to import, typed, licensed, and no more public than it says."""
 
+import ast
 import inspect
 import os
 import subprocess
@@ -54,13 +55,44 @@ def test_it_is_typed_and_licensed() -> None:
     assert "Version 2.0" in license_text
 
 
+def test_training_is_loaded_when_it_is_asked_for() -> None:
+    program = (
+        "import sys, gradxform; rooms = ['gradxform.' + room for room in gradxform._LATER]; "
+        "print(len(rooms), [room for room in rooms if room in sys.modules]); gradxform.fit; "
+        "print('gradxform.training' in sys.modules, 'gradxform.comparison' in sys.modules); "
+        "from gradxform import *; "
+        "print(sweep.__module__, compare.__module__, adam.__module__, interop.__name__)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split("\n")[:3] == [
+        "4 []",
+        "True False",
+        "gradxform.training.sweep gradxform.comparison.race gradxform.optimizers.adaptive gradxform.interop",
+    ]
+
+
+def test_type_checkers_know_what_is_loaded_later() -> None:
+    tree = ast.parse(inspect.getsource(gx))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    known: dict[str, set[str]] = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        room = f"{node.module}.".split(".")[1]
+        known[room] = known.get(room, set()) | {alias.name for alias in node.names}
+    assert known.pop("") == {room for room, names in gx._LATER.items() if not names}
+    assert known == {room: set(names.split()) for room, names in gx._LATER.items() if names}
+
+
+def test_a_name_that_there_is_not() -> None:
+    with pytest.raises(AttributeError, match="module 'gradxform' has no attribute 'adamm'"):
+        gx.adamm  # noqa: B018
+    assert not hasattr(gx, "__wrapped__")
+
+
 def test_every_public_name_is_documented() -> None:
-    for name, value in vars(gx).items():
-        if (
-            name.startswith("_")
-            or isinstance(value, ModuleType)
-            or getattr(value, "__module__", "") == "typing"
-        ):
+    for name in dir(gx):
+        value = getattr(gx, name)
+        if isinstance(value, ModuleType) or getattr(value, "__module__", "") == "typing":
             continue
         if callable(value) and getattr(value, "__module__", "").startswith("gradxform"):
             assert value.__doc__, name
@@ -71,7 +103,7 @@ def test_every_public_name_is_documented() -> None:
     "module", [gx, gx.losses, gx.projections, gx.schedules, gx.tree], ids=lambda module: module.__name__
 )
 def test_every_public_function_says_what_it_takes_and_gives_and_shows_it(module: ModuleType) -> None:
-    names = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
+    names = getattr(module, "__all__", [name for name in dir(module) if not name.startswith("_")])
     functions = [getattr(module, name) for name in names if inspect.isfunction(getattr(module, name))]
     assert functions
     for function in functions:

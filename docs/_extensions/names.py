@@ -22,7 +22,7 @@ def homes() -> dict[str, str]:
     program = ast.parse(Path(gradxform.__file__).read_text(encoding="utf-8"))
     imported = {
         alias.asname or alias.name: f"{statement.module}"
-        for statement in program.body
+        for statement in ast.walk(program)
         if isinstance(statement, ast.ImportFrom)
         for alias in statement.names
     }

@@ -524,28 +524,75 @@ class _Axes(NamedTuple):
     donated: tuple[int, ...] = ()
 
 
-def _train_axes(shuffled: bool) -> _Axes:
+class _Runs(NamedTuple):
+    """A function of one run, called for every point and seed at once."""
+
+    run: Any
+    axes: _Axes
+
+    def __call__(self, *arguments: Any) -> Any:
+        points, seeds, out_points, out_seeds, _ = self.axes
+        return jax.vmap(jax.vmap(self.run, seeds, out_seeds), points, out_points)(*arguments)
+
+
+_EACH: Any = 0
+_SHARED: Any = None
+
+
+def _starting(train: _Train) -> _Runs:
+    return _Runs(train.start, _Axes((_EACH, _SHARED), (_SHARED, _EACH), _EACH, _EACH))
+
+
+def _evaluating(evaluate: _Evaluate) -> _Runs:
+    return _Runs(evaluate, _Axes((_EACH,), (_EACH,), _EACH, _EACH))
+
+
+def _training(train: _Train, state: Any = _EACH) -> _Runs:
     # The order of the examples is the seed's alone, so each batch is gathered once for all points.
-    each: Any = 0
-    shared: Any = None
-    rows = Shuffled(shared, each, shared) if shuffled else shared
-    out = Carry(each, each), Outcome(shared, shared, each, each)
-    return _Axes(
-        (each, each, shared, shared, shared, shared),
-        (shared, each, rows, each, shared, shared),
-        out,
-        out,
-        donated=(1,),
-    )
+    rows = _SHARED if train.plan.whole else Shuffled(_SHARED, _EACH, _SHARED)
+    carry = Carry(_EACH, state)
+    out = carry, Outcome(_SHARED, _SHARED, _EACH, _EACH)
+    points = _EACH, carry, _SHARED, _SHARED, _SHARED, _SHARED
+    return _Runs(train, _Axes(points, (_SHARED, carry, rows, _EACH, _SHARED, _SHARED), out, out, (1,)))
 
 
-_START, _EVALUATE = _Axes((0, None), (None, 0), 0, 0), _Axes((0,), (0,), 0, 0)
+class _TrainRuns(NamedTuple):
+    """`_training`, in which a count that is the same in all runs is one number.
+
+    What an optimizer does every tenth step is a branch then; where each run counts by itself, both branches
+    are computed in every step.
+    """
+
+    train: _Train
+
+    @property
+    def axes(self) -> _Axes:
+        return _training(self.train).axes
+
+    def __call__(self, points: Any, carry: Carry, *rest: Any) -> tuple[Carry, Outcome]:
+        numbers, treedef = jax.tree.flatten(carry.state)
+        counts = [leaf.ndim == 2 and jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in numbers]
+        state = jax.tree.unflatten(treedef, [_SHARED if is_count else _EACH for is_count in counts])
+        # Neither what they start from nor what a step makes of them may differ from run to run.
+        begun = _Axes((_EACH, _EACH), (_SHARED, _EACH), (_EACH, state), (_EACH, state))
+        once = [leaf[0, 0] if is_count else leaf for leaf, is_count in zip(numbers, counts, strict=True)]
+        try:
+            jax.eval_shape(lambda: _Runs(self.train.start, begun)(points, carry.params))
+            shared = Carry(carry.params, jax.tree.unflatten(treedef, once))
+            (params, new), outcome = _training(self.train, state)(points, shared, *rest)
+        except ValueError:  # they do: a run skips steps by itself, say
+            (params, new), outcome = _training(self.train)(points, carry, *rest)
+        again = jax.tree.map(lambda one, each: jnp.broadcast_to(one, each.shape), new, carry.state)
+        return Carry(params, again), outcome
 
 
 @_cached
-def _over_runs(run: Callable[..., Any], axes: _Axes, mesh: Mesh | None) -> Callable[..., Any]:
-    """`run` of every point and seed of a group at once, compiled."""
-    mapped = jax.vmap(jax.vmap(run, axes.seeds, axes.out_seeds), axes.points, axes.out_points)
+def _compiled(runs: _Runs | _TrainRuns, mesh: Mesh | None) -> Callable[..., Any]:
+    """The runs of a group, compiled."""
+
+    def mapped(*arguments: Any) -> Any:
+        return runs(*arguments)
+
     if mesh is not None:
 
         def spread(axes: Any) -> Any:
@@ -558,11 +605,11 @@ def _over_runs(run: Callable[..., Any], axes: _Axes, mesh: Mesh | None) -> Calla
         mapped = jax.shard_map(
             mapped,
             mesh=mesh,
-            in_specs=spread(axes.points),
-            out_specs=spread(axes.out_points),
+            in_specs=spread(runs.axes.points),
+            out_specs=spread(runs.axes.out_points),
             check_vma=False,
         )
-    return jax.jit(mapped, donate_argnums=axes.donated)
+    return jax.jit(mapped, donate_argnums=runs.axes.donated)
 
 
 class _Trainer:
@@ -586,9 +633,9 @@ class _Trainer:
         self.whole = self.home if mesh is None else NamedSharding(mesh, PartitionSpec())
         self.size, self.held = size, jax.device_put(held, self.whole)
         self.source = Rows(self.held.data, train.plan, _STEPS_PER_CALL, many=True)
-        self._start = _over_runs(train.start, _START, mesh)
-        self._train = _over_runs(train, _train_axes(not train.plan.whole), mesh)
-        self._evaluate = None if evaluate is None else _over_runs(evaluate, _EVALUATE, mesh)
+        self._start = _compiled(_starting(train), mesh)
+        self._train = _compiled(_TrainRuns(train), mesh)
+        self._evaluate = None if evaluate is None else _compiled(_evaluating(evaluate), mesh)
         self.steps = 0
         self.seconds = self.compile_seconds = 0.0
 

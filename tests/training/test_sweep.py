@@ -113,6 +113,50 @@ def test_batches_are_drawn_as_fit_draws_them(how):
     close(found.loss[1, 0], fit(squares, START, DATA, optax.adam(0.1), steps=9, **how).history.loss)
 
 
+@pytest.mark.parametrize("devices", [ONE, jax.devices()[:2]])
+def test_what_is_done_every_third_step_is_done_in_no_other(devices):
+    done = set()
+
+    def jump(rate):
+        def update(grads, count, params=None):
+            def far():
+                jax.debug.callback(lambda count: done.add(int(count)), count)
+                return -10 * rate
+
+            scale = jax.lax.cond(count % 3 == 2, far, lambda: -rate)
+            return jax.tree.map(lambda grad: scale * grad, grads), count + 1
+
+        return gx.GradientTransformation(lambda params: jnp.int32(0), update)
+
+    grid, how = {"rate": [0.001, 0.01]}, {"batch_size": 5, "steps": 9}
+    found = sweep(squares, START, DATA, jump, grid, seeds=2, keep_params="all", devices=devices, **how)
+    jax.effects_barrier()
+    assert done == {2, 5, 8}
+    assert found.result(1, 1).state == 9
+    close(found.loss[1, 0], fit(squares, START, DATA, jump(0.01), **how).history.loss)
+
+
+@pytest.mark.parametrize("of_the_start", [False, True])
+def test_runs_may_count_by_themselves(of_the_start):
+    def annealed(rate):
+        def update(grads, count, params=None):
+            updates = jax.tree.map(lambda grad: -rate / (1 + count) * grad, grads)
+            step = 1 if of_the_start else jnp.int32(abs(grads["b"]) > 0.1)
+            return updates, count + step
+
+        first = (lambda params: jnp.int32(100 * rate)) if of_the_start else lambda params: jnp.int32(0)
+        return gx.GradientTransformation(first, update)
+
+    grid = {"rate": [0.01, 0.1]}
+    found = sweep(squares, draw, DATA, annealed, grid, seeds=2, steps=9, keep_params="all")
+    for i, rate in enumerate(grid["rate"]):
+        for seed in found.seeds:
+            start = draw(jax.random.fold_in(jax.random.key(seed), 2))
+            single = fit(squares, start, DATA, annealed(rate), steps=9, key=seed)
+            close(found.loss[i, seed], single.history.loss)
+            assert found.result(i, seed).state == single.state
+
+
 def test_a_best_run_is_gone_on_with():
     grid = [{"learning_rate": 0.1, "momentum": 0.3}, {"learning_rate": 0.01, "momentum": 0.5}]
     found = sweep(squares, START, DATA, gx.sgd, grid, seeds=2, batch_size=5, steps=33, devices=ONE)
@@ -384,9 +428,9 @@ def test_the_memory_of_a_run_is_about_what_the_compiler_says():
 
     def taken(points):
         rates = {"learning_rate": np.ones(points, np.float32)}
-        start = module._over_runs(train.start, module._START, None)
+        start = module._compiled(module._starting(train), None)
         carry = module.Carry(*jax.eval_shape(start, rates, held.starts))
-        run = module._over_runs(train, module._train_axes(True), None)
+        run = module._compiled(module._TrainRuns(train), None)
         drawn = module.Rows(held.data, train.plan, 9, many=True).draw(9, 0, keys)
         compiled = run.lower(rates, carry, drawn.data, keys, np.int32(0), np.int32(9)).compile()
         analysis = compiled.memory_analysis()
