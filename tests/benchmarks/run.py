@@ -87,11 +87,6 @@ _EQUAL = (
 
 REASONS: Sequence[tuple[Mapping[str, str], str]] = (
     (
-        {"what": "import"},
-        "Loading this package also loads its training, sweeps, devices and checkpoints, which Optax does not "
-        "have. To load those when they are first asked for would close it.",
-    ),
-    (
         {"what": "compiled step", "case": "dadapt_adamw"},
         "A rule's sums over the tree are taken before it runs, so that its moments are computed for the sum "
         "and again for the step. Rules that hand on what they computed for the sum would close it.",
