@@ -195,14 +195,13 @@ def gradient_noise(
         apart = jax.tree.map(lambda g, w: (jnp.abs(g - w) ** 2).sum(), grads, whole)
         return sum(jax.tree.leaves(apart), start=jnp.zeros(()))
 
-    # One batch after the other: the gradients of all of them at once may not fit in memory.
-    distances = jax.jit(lambda drawn: jax.lax.map(distance, drawn))
+    orders: jax.Array = _draw(batches(examples, 1), jax.random.split(key, least_draws)).reshape(-1, examples)
 
-    orders = _draw(batches(examples, 1), jax.random.split(key, least_draws)).reshape(-1, examples)
-
-    def measured(size: int) -> float:
+    def drawn(size: int) -> jax.Array:
         steps = examples // size
         epochs = 1 if size == 1 else max(2, -(-least_draws // steps))
-        return float(distances(orders[:epochs, : steps * size].reshape(-1, size)).mean())
+        return orders[:epochs, : steps * size].reshape(-1, size)
 
-    return sizes, [measured(size) for size in sizes]
+    # One batch after the other: the gradients of all of them at once may not fit in memory.
+    measured = jax.jit(lambda sizes: [jax.lax.map(distance, indices).mean() for indices in sizes])
+    return sizes, [float(each) for each in measured([drawn(size) for size in sizes])]
