@@ -22,6 +22,7 @@ __all__ = [
     "Program",
     "Record",
     "build_program",
+    "cached",
     "checked_loss",
     "first_batch",
     "program",
@@ -86,6 +87,19 @@ Program: TypeAlias = Callable[..., tuple[Carry, Outcome]]
 """``(carry, data, key, start, stop) -> (carry, outcome)``, compiled."""
 
 
+def cached(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Build again only for other arguments, so that nothing is compiled twice."""
+    kept = lru_cache(maxsize=64)(build)
+
+    def get(*arguments: Any) -> Any:
+        try:
+            return kept(*arguments)
+        except TypeError:  # a loss that cannot be hashed, such as a module with arrays
+            return build(*arguments)
+
+    return get
+
+
 def program(
     loss_fn: Callable[..., Any],
     tx: GradientTransformation,
@@ -111,10 +125,8 @@ def program(
     Returns:
       The program. Steps from `start` until `stop` are inputs, not part of it.
     """
-    try:
-        return _cached_program(loss_fn, tx, plan, length, guard, value_and_grad, layout)
-    except TypeError:  # a loss that cannot be hashed, such as a module with arrays
-        return build_program(loss_fn, tx, plan, length, guard, value_and_grad, layout)
+    built: Program = _kept_program(loss_fn, tx, plan, length, guard, value_and_grad, layout)
+    return built
 
 
 def build_program(
@@ -210,7 +222,7 @@ def build_program(
     )
 
 
-_cached_program = lru_cache(maxsize=64)(build_program)
+_kept_program = cached(build_program)
 
 
 def scalar_hyperparams(state: State) -> dict[str, jax.Array]:

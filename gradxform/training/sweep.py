@@ -5,7 +5,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -14,18 +13,23 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gradxform.hyperparams import Scalar, show
-from gradxform.training.batches import Batches, Shuffled, batches
-from gradxform.training.history import owned
-from gradxform.training.program import (
-    Carry,
-    Outcome,
-    Record,
-    build_program,
-    checked_loss,
-    first_batch,
-)
+from gradxform.training.batches import batches
+from gradxform.training.program import Carry, Record, checked_loss, first_batch
 from gradxform.training.progress import Update, progress_bar
 from gradxform.training.sources import Rows, is_stream
+from gradxform.training.sweep_program import (
+    POINTS,
+    STEPS_PER_CALL,
+    Draw,
+    Evaluate,
+    Start,
+    Train,
+    Training,
+    compiled,
+    drawing,
+    evaluating,
+    starting,
+)
 from gradxform.training.sweep_result import Judge, Keep, Mode, Runs, Seed, Sweep, key_of
 from gradxform.transformation import GradientTransformation, Params, State
 from gradxform.trees import PyTree, check_all_inexact, tree_bytes
@@ -35,7 +39,6 @@ Grid: TypeAlias = Mapping[str, Sequence[Scalar] | jax.Array | np.ndarray] | Sequ
 
 Point: TypeAlias = dict[str, float]
 
-_STEPS_PER_CALL = 512
 _STEPS_BETWEEN_EVALUATIONS = 100
 
 _SHARE_OF_MEMORY = 0.8
@@ -46,9 +49,6 @@ _CACHE = 32 * 2**20
 
 Beyond that, training side by side is no faster there than one after the other.
 """
-
-_POINTS = "points"
-"""The axis of a mesh of devices that the points are spread over."""
 
 __all__ = ["Grid", "sweep"]
 
@@ -183,11 +183,11 @@ def sweep(
 
     # A function is a leaf; a pytree that happens to be callable, such as a module, is not.
     draws = callable(params) and jax.tree_util.all_leaves([params])
-    starts = _drawing(_Draw(params if draws else None))(keys, None if draws else params)
+    starts = drawing(Draw(params if draws else None))(keys, None if draws else params)
     check_all_inexact(starts, root="params", who="sweep")
     held = _Held(jax.tree.map(jnp.asarray, data), keys, starts)
-    train = _Train(loss_fn, _Start(make_tx), plan, value_and_grad)
-    saying = None if evaluate is None else _Evaluate(evaluate)
+    train = Train(loss_fn, Start(make_tx), plan, value_and_grad)
+    saying = None if evaluate is None else Evaluate(evaluate)
     like = _look_ahead(train, saying, points[0], held)
     judge = _judge(by, mode, like)
 
@@ -334,76 +334,6 @@ def _at(tree: PyTree, place: tuple[int, int]) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[place], tree)
 
 
-class _Draw(NamedTuple):
-    """``(key, given) -> params``: what a seed starts from."""
-
-    draw: Callable[[jax.Array], Params] | None
-
-    def __call__(self, key: jax.Array, given: Params) -> Params:
-        return owned(given if self.draw is None else self.draw(jax.random.fold_in(key, 2)))
-
-
-class _Start(NamedTuple):
-    """``(point, params) -> (params, state)``: what a run starts from."""
-
-    make_tx: Callable[..., GradientTransformation]
-
-    def tx(self, point: Mapping[str, Any]) -> GradientTransformation:
-        try:
-            return self.make_tx(**point)
-        except jax.errors.ConcretizationTypeError as error:
-            raise TypeError(
-                f"sweep: {show(self.make_tx)} decides by the value of {' or '.join(point)}, which is traced "
-                "because one program trains all points. Fill what it decides by in before "
-                "(functools.partial, lambda), and sweep once for each of its values."
-            ) from error
-
-    def __call__(self, point: Mapping[str, Any], params: Params) -> tuple[Params, State]:
-        return params, owned(self.tx(point).init(params))
-
-
-class _Train(NamedTuple):
-    """``(point, carry, data, key, start, stop) -> (carry, outcome)``: what `fit` does, for one run."""
-
-    loss_fn: Callable[..., Any]
-    start: _Start
-    plan: Batches
-    value_and_grad: Callable[..., Any]
-
-    def __call__(self, point: Mapping[str, Any], *rest: Any) -> tuple[Carry, Outcome]:
-        steps = build_program(
-            self.loss_fn, self.start.tx(point), self.plan, _STEPS_PER_CALL, "off", self.value_and_grad, None
-        )
-        trained: tuple[Carry, Outcome] = steps(*rest)
-        return trained
-
-
-class _Evaluate(NamedTuple):
-    """``params -> values``: what `evaluate` says, checked."""
-
-    evaluate: Callable[[Params], dict[str, Any]]
-
-    def __call__(self, params: Params) -> dict[str, jax.Array]:
-        try:
-            values = self.evaluate(params)
-        except jax.errors.ConcretizationTypeError as error:
-            raise TypeError(
-                "sweep: evaluate is traced, to be called for all runs at once; it must return JAX's scalars, "
-                "not float(...) of them, and cannot decide by them"
-            ) from error
-        if not isinstance(values, dict):
-            raise TypeError(
-                "sweep: evaluate must return a dictionary from name to scalar, "
-                f"it returned {type(values).__name__}"
-            )
-        for name, value in values.items():
-            if jnp.shape(value) != ():
-                raise TypeError(
-                    f"sweep: evaluate's {name!r} must be a scalar, it has shape {jnp.shape(value)}"
-                )
-        return {name: jnp.asarray(value) for name, value in values.items()}
-
-
 class _Held(NamedTuple):
     """What all points share: the data, and for each seed its key and the parameters to start from."""
 
@@ -431,7 +361,7 @@ class _Like(NamedTuple):
     @property
     def bytes(self) -> int:
         """About what a run takes: parameters and state twice, gradient, update, and twice the residuals."""
-        records = 4 * _STEPS_PER_CALL * (1 + len(self.metrics))
+        records = 4 * STEPS_PER_CALL * (1 + len(self.metrics))
         return (
             4 * tree_bytes(self.params)
             + 2 * tree_bytes(self.state)
@@ -440,7 +370,7 @@ class _Like(NamedTuple):
         )
 
 
-def _look_ahead(train: _Train, evaluate: _Evaluate | None, point: Point, held: _Held) -> _Like:
+def _look_ahead(train: Train, evaluate: Evaluate | None, point: Point, held: _Held) -> _Like:
     """Trace for one run what is to be compiled, and find what is wrong with it."""
 
     def look(point: Mapping[str, Any], held: _Held) -> tuple[Any, ...]:
@@ -489,129 +419,6 @@ def _room(device: Any, memory: int | None, held: _Held) -> int:
     return memory - tree_bytes(held)
 
 
-def _cached(build: Callable[..., Any]) -> Callable[..., Any]:
-    """Build again only for other arguments, so that nothing is compiled twice."""
-    kept = lru_cache(maxsize=64)(build)
-
-    def get(*arguments: Any) -> Any:
-        try:
-            return kept(*arguments)
-        except TypeError:  # a loss that cannot be hashed, such as a module with arrays
-            return build(*arguments)
-
-    return get
-
-
-@_cached
-def _drawing(draw: Callable[..., Params]) -> Callable[..., Params]:
-    """`draw` for every seed, compiled."""
-    return jax.jit(jax.vmap(draw, (0, None)))
-
-
-class _Axes(NamedTuple):
-    """Where the arguments and results of a run have an axis of points and one of seeds: at 0, or not at all.
-
-    Attributes:
-      points, seeds: of the arguments.
-      out_points, out_seeds: of the results.
-      donated: which arguments are given away.
-    """
-
-    points: Any
-    seeds: Any
-    out_points: Any
-    out_seeds: Any
-    donated: tuple[int, ...] = ()
-
-
-class _Runs(NamedTuple):
-    """A function of one run, called for every point and seed at once."""
-
-    run: Any
-    axes: _Axes
-
-    def __call__(self, *arguments: Any) -> Any:
-        points, seeds, out_points, out_seeds, _ = self.axes
-        return jax.vmap(jax.vmap(self.run, seeds, out_seeds), points, out_points)(*arguments)
-
-
-_EACH: Any = 0
-_SHARED: Any = None
-
-
-def _starting(train: _Train) -> _Runs:
-    return _Runs(train.start, _Axes((_EACH, _SHARED), (_SHARED, _EACH), _EACH, _EACH))
-
-
-def _evaluating(evaluate: _Evaluate) -> _Runs:
-    return _Runs(evaluate, _Axes((_EACH,), (_EACH,), _EACH, _EACH))
-
-
-def _training(train: _Train, state: Any = _EACH) -> _Runs:
-    # The order of the examples is the seed's alone, so each batch is gathered once for all points.
-    rows = _SHARED if train.plan.whole else Shuffled(_SHARED, _EACH, _SHARED)
-    carry = Carry(_EACH, state)
-    out = carry, Outcome(_SHARED, _SHARED, _EACH, _EACH)
-    points = _EACH, carry, _SHARED, _SHARED, _SHARED, _SHARED
-    return _Runs(train, _Axes(points, (_SHARED, carry, rows, _EACH, _SHARED, _SHARED), out, out, (1,)))
-
-
-class _TrainRuns(NamedTuple):
-    """`_training`, in which a count that is the same in all runs is one number.
-
-    What an optimizer does every tenth step is a branch then; where each run counts by itself, both branches
-    are computed in every step.
-    """
-
-    train: _Train
-
-    @property
-    def axes(self) -> _Axes:
-        return _training(self.train).axes
-
-    def __call__(self, points: Any, carry: Carry, *rest: Any) -> tuple[Carry, Outcome]:
-        numbers, treedef = jax.tree.flatten(carry.state)
-        counts = [leaf.ndim == 2 and jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in numbers]
-        state = jax.tree.unflatten(treedef, [_SHARED if is_count else _EACH for is_count in counts])
-        # Neither what they start from nor what a step makes of them may differ from run to run.
-        begun = _Axes((_EACH, _EACH), (_SHARED, _EACH), (_EACH, state), (_EACH, state))
-        once = [leaf[0, 0] if is_count else leaf for leaf, is_count in zip(numbers, counts, strict=True)]
-        try:
-            jax.eval_shape(lambda: _Runs(self.train.start, begun)(points, carry.params))
-            shared = Carry(carry.params, jax.tree.unflatten(treedef, once))
-            (params, new), outcome = _training(self.train, state)(points, shared, *rest)
-        except ValueError:  # they do: a run skips steps by itself, say
-            (params, new), outcome = _training(self.train)(points, carry, *rest)
-        again = jax.tree.map(lambda one, each: jnp.broadcast_to(one, each.shape), new, carry.state)
-        return Carry(params, again), outcome
-
-
-@_cached
-def _compiled(runs: _Runs | _TrainRuns, mesh: Mesh | None) -> Callable[..., Any]:
-    """The runs of a group, compiled."""
-
-    def mapped(*arguments: Any) -> Any:
-        return runs(*arguments)
-
-    if mesh is not None:
-
-        def spread(axes: Any) -> Any:
-            return jax.tree.map(
-                lambda axis: PartitionSpec() if axis is None else PartitionSpec(_POINTS),
-                axes,
-                is_leaf=lambda axis: axis is None,
-            )
-
-        mapped = jax.shard_map(
-            mapped,
-            mesh=mesh,
-            in_specs=spread(runs.axes.points),
-            out_specs=spread(runs.axes.out_points),
-            check_vma=False,
-        )
-    return jax.jit(mapped, donate_argnums=runs.axes.donated)
-
-
 class _Trainer:
     """Trains groups of points, all with one program.
 
@@ -624,18 +431,18 @@ class _Trainer:
     """
 
     def __init__(
-        self, train: _Train, evaluate: _Evaluate | None, held: _Held, devices: Sequence[Any], size: int
+        self, train: Train, evaluate: Evaluate | None, held: _Held, devices: Sequence[Any], size: int
     ) -> None:
-        mesh = Mesh(np.asarray(devices), (_POINTS,)) if len(devices) > 1 else None
+        mesh = Mesh(np.asarray(devices), (POINTS,)) if len(devices) > 1 else None
         # What is on the default device anyway is not tied to it.
         self.home = None if mesh is None and devices[0] == _devices(None)[0] else devices[0]
-        self.each = self.home if mesh is None else NamedSharding(mesh, PartitionSpec(_POINTS))
+        self.each = self.home if mesh is None else NamedSharding(mesh, PartitionSpec(POINTS))
         self.whole = self.home if mesh is None else NamedSharding(mesh, PartitionSpec())
         self.size, self.held = size, jax.device_put(held, self.whole)
-        self.source = Rows(self.held.data, train.plan, _STEPS_PER_CALL, many=True)
-        self._start = _compiled(_starting(train), mesh)
-        self._train = _compiled(_TrainRuns(train), mesh)
-        self._evaluate = None if evaluate is None else _compiled(_evaluating(evaluate), mesh)
+        self.source = Rows(self.held.data, train.plan, STEPS_PER_CALL, many=True)
+        self._start = compiled(starting(train), mesh)
+        self._train = compiled(Training(train), mesh)
+        self._evaluate = None if evaluate is None else compiled(evaluating(evaluate), mesh)
         self.steps = 0
         self.seconds = self.compile_seconds = 0.0
 

@@ -415,6 +415,7 @@ def test_a_map_of_two_hyperparameters_and_the_best_over_a_third():
 
 def test_the_memory_of_a_run_is_about_what_the_compiler_says():
     module = importlib.import_module("gradxform.training.sweep")
+    program = importlib.import_module("gradxform.training.sweep_program")
     params = {"in": jnp.zeros((64, 256)), "out": jnp.zeros((256, 10))}
     data = np.zeros((512, 64), np.float32)
 
@@ -423,14 +424,14 @@ def test_the_memory_of_a_run_is_about_what_the_compiler_says():
 
     keys = jax.random.split(jax.random.key(0), 1)
     held = module._Held(jnp.asarray(data), keys, jax.tree.map(lambda leaf: leaf[None], params))
-    train = module._Train(loss, module._Start(gx.adam), gx.batches(data, 128), jax.value_and_grad)
+    train = program.Train(loss, program.Start(gx.adam), gx.batches(data, 128), jax.value_and_grad)
     estimate = module._look_ahead(train, None, {"learning_rate": 0.1}, held).bytes
 
     def taken(points):
         rates = {"learning_rate": np.ones(points, np.float32)}
-        start = module._compiled(module._starting(train), None)
+        start = program.compiled(program.starting(train), None)
         carry = module.Carry(*jax.eval_shape(start, rates, held.starts))
-        run = module._compiled(module._TrainRuns(train), None)
+        run = program.compiled(program.Training(train), None)
         drawn = module.Rows(held.data, train.plan, 9, many=True).draw(9, 0, keys)
         compiled = run.lower(rates, carry, drawn.data, keys, np.int32(0), np.int32(9)).compile()
         analysis = compiled.memory_analysis()
