@@ -1,7 +1,7 @@
 """Accumulating gradients over several steps."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +88,8 @@ class MultiSteps(Wrapper):
       (0.0, -2.0, True)
     """
 
+    _arguments: tuple[Any, ...]
+
     def __new__(
         cls,
         opt: GradientTransformation,
@@ -95,7 +97,7 @@ class MultiSteps(Wrapper):
         use_grad_mean: bool = True,
         should_skip_update_fn: ShouldSkip | None = None,
         accumulator_dtype: Any = None,
-    ) -> "MultiSteps":
+    ) -> Self:
         every = every_k_schedule
         if not callable(every):
             whole("MultiSteps", every_k_schedule=every)
@@ -149,11 +151,11 @@ class MultiSteps(Wrapper):
 
         call = f"MultiSteps({show(every)})"
         self = super().__new__(cls, call, opt, init, update, "inner_opt_state", passes=True)
-        self._arguments = (opt, every, use_grad_mean, should_skip_update_fn, accumulator_dtype)  # type: ignore[attr-defined]
-        return self  # type: ignore[return-value]
+        self._arguments = (opt, every, use_grad_mean, should_skip_update_fn, accumulator_dtype)
+        return self
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        return self._arguments  # type: ignore[attr-defined,no-any-return]
+        return self._arguments
 
     @property
     def inner_opt(self) -> GradientTransformation:

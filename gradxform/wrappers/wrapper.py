@@ -1,7 +1,7 @@
 """What the wrappers share."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ class Wrapper(GradientTransformation):
         field: str = "inner_state",
         rows: bool = False,
         passes: bool = False,
-    ) -> "Wrapper":
+    ) -> Self:
         if not passes and (exact := getattr(inner, "exact_end", "")):
             raise ValueError(f"{call}: {exact} must be the last part of all; chain it after the {call}")
         self = super().__new__(cls, init, update if rows else _of_arrays(call, update))
